@@ -1,0 +1,188 @@
+"""The `empo` command: one subcommand per task, each with its own --help."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from empo.corpora import Corpus, load_corpus
+from empo.emotions import OPPOSITES, load_opposites
+from empo.records import (
+    NIDF_SCHEMA,
+    PAIRS_SCHEMA,
+    UserError,
+    file_facts,
+    read_json,
+    write_json,
+    write_jsonl,
+)
+from empo.runs import versions
+from empo.settings import option, parse, run
+
+
+@dataclass
+class PairsSettings:
+    """Settings of `empo pairs`."""
+
+    dialogues: str = option(help="corpus: file, folder with one file per split, or hub:owner/name")
+    output: str = option(help="folder for epoch-0.jsonl, epoch-1.jsonl, ... and manifest.json")
+    split: str = option("train", help="split of a folder or hub corpus")
+    epochs: int = option(3, help="number of epochs to draw")
+    seed: int = option(42, help="seed of the draw")
+    format: Literal["jsonl", "parquet"] = option("jsonl", help="jsonl or parquet")
+    opposites: str | None = option(None, help="own table: csv with label, opposite, source")
+    mapping: str | None = option(None, help="YAML with the column names of another corpus")
+    system_message: str | None = option(None, help="system message put before every prompt")
+    show: int = option(3, help="number of pairs printed for a reader")
+
+    def problems(self) -> list[str]:
+        """What cannot work."""
+        found = []
+        if self.epochs < 1:
+            found.append(f"--epochs: {self.epochs} is too few; at least 1 is needed.")
+        return found
+
+
+def pairs_command(argv: Sequence[str]) -> int:
+    """Preference pairs of every epoch, as files that any trainer reads.
+
+    The human reply is chosen; a reply given to a speaker with the opposite emotion is rejected and
+    drawn anew in every epoch. The same seed gives the same files.
+
+    Example: empo pairs --dialogues data/sample --epochs 3 --output pairs
+    """
+    from empo.preferences import Draws, pair_statistics, pairs
+
+    (settings,) = parse(
+        argv, PairsSettings, prog="empo pairs", description=pairs_command.__doc__ or ""
+    )
+    table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
+    corpus = load_corpus(settings.dialogues, settings.split, settings.mapping, labels=table)
+    print(corpus.summary())
+    exchanges = corpus.exchanges()
+    draws = Draws(exchanges, table, settings.seed)
+    output = Path(settings.output)
+    if (output / "manifest.json").is_file():
+        other = read_json(output / "manifest.json")
+        if other.get("schema") != PAIRS_SCHEMA:
+            raise UserError(f"{output}: holds the output of another command; choose a new folder.")
+    elif output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output}: the folder is not empty; choose a new folder for the pairs.")
+    system = settings.system_message
+    files = []
+    for epoch in range(settings.epochs):
+        rows: Any = pairs(draws, exchanges, epoch)
+        if system:
+            message = {"role": "system", "content": system}
+            rows = ({**row, "prompt": [message, *row["prompt"]]} for row in rows)
+        path = output / f"epoch-{epoch}.{settings.format}"
+        if settings.format == "jsonl":
+            write_jsonl(path, rows)
+        else:
+            _write_parquet(path, list(rows))
+        files.append(file_facts(path))
+    statistics = pair_statistics(draws, exchanges, settings.epochs)
+    manifest = {
+        "schema": PAIRS_SCHEMA,
+        "seed": settings.seed,
+        "epochs": settings.epochs,
+        "system_message": system,
+        "corpus": corpus.facts(),
+        "opposites": {label: {"opposite": o.label, "source": o.source} for label, o in table.items()},
+        "pool_sizes": draws.pool_sizes(),
+        "statistics": statistics,
+        "files": files,
+        "versions": versions(),
+    }
+    write_json(output / "manifest.json", manifest)
+    _print_pairs(statistics, draws.pool_sizes(), list(pairs(draws, exchanges, 0))[: settings.show])
+    print(f"\n{len(exchanges):,} pairs x {settings.epochs} epochs in {output}/")
+    return 0
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
+    beside.replace(path)
+
+
+def _print_pairs(
+    statistics: list[dict[str, Any]], pools: dict[str, int], shown: list[dict[str, Any]]
+) -> None:
+    print(f"\npools of opposite replies: {min(pools.values())} to {max(pools.values())} replies")
+    print("epoch  pairs  distinct rejected  most uses  new draws  chosen chars  rejected chars")
+    for row in statistics:
+        print(
+            f"{row['epoch']:>5}  {row['pairs']:>5}  {row['distinct_rejected']:>17}  "
+            f"{row['most_uses_of_a_reply']:>9}  {row['changed']:>9.1%}  "
+            f"{row['mean_chosen_characters']:>12.1f}  {row['mean_rejected_characters']:>14.1f}"
+        )
+    for pair in shown:
+        print(f"\n{pair['id']}  {pair['emotion']} (opposite: {pair['opposite']})")
+        for message in pair["prompt"]:
+            print(f"  {message['role']:>9}: {message['content']}")
+        print(f"     chosen: {pair['chosen'][0]['content']}")
+        print(f"   rejected: {pair['rejected'][0]['content']}  [{pair['rejected_id']}]")
+
+
+@dataclass
+class NidfSettings:
+    """Settings of `empo nidf-table`."""
+
+    dialogues: list[str] = option(help="one or more corpus files, as a rule train and valid")
+    output: str = option(help="JSON file for the table")
+    all_turns: bool = option(False, help="count all turns, not all but the last of a dialogue")
+    mapping: str | None = option(None, help="YAML with the column names of another corpus")
+
+
+def nidf_command(argv: Sequence[str]) -> int:
+    """Document frequencies for the specificity metric (NIDF).
+
+    Example: empo nidf-table --dialogues ED/train.csv ED/valid.csv --output nidf.json
+    """
+    from empo.metrics.nidf import build_table
+
+    (settings,) = parse(
+        argv, NidfSettings, prog="empo nidf-table", description=nidf_command.__doc__ or ""
+    )
+    corpora: list[Corpus] = []
+    for path in settings.dialogues:
+        corpora.append(load_corpus(path, mapping=settings.mapping))
+        print(corpora[-1].summary())
+    dialogues = [dialogue for corpus in corpora for dialogue in corpus.dialogues]
+    table = build_table(dialogues, all_turns=settings.all_turns)
+    table["corpus"] = [corpus.facts()["files"] for corpus in corpora]
+    write_json(settings.output, {"schema": NIDF_SCHEMA, **table})
+    print(f"{len(table['counts']):,} tokens in {table['documents']:,} documents: {settings.output}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "pairs": pairs_command,
+    "nidf-table": nidf_command,
+}
+
+
+def main() -> None:
+    """Entry point of the `empo` command."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: empo COMMAND [--help] [--config FILE] [--key value ...]\n\ncommands:")
+        for name, command in COMMANDS.items():
+            print(f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}")
+        sys.exit(0)
+    if words[0] not in COMMANDS:
+        print(f"error: empo {words[0]}: no such command; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    run(lambda: COMMANDS[words[0]](words[1:]))
+
+
+if __name__ == "__main__":
+    main()

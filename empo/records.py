@@ -1,0 +1,206 @@
+"""The files EmPO reads and writes: their schemas, atomic writers, readers whose errors can be acted on.
+
+Every file is JSON, JSON lines or text in UTF-8. A writer writes beside the target and renames, so
+a file that exists is complete. A reader names file, line and field of what it refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+RESULTS_SCHEMA = "empo.results/1"
+RUN_SCHEMA = "empo.run/1"
+PAIRS_SCHEMA = "empo.pairs/1"
+RESPONSES_SCHEMA = "empo.responses/1"
+NIDF_SCHEMA = "empo.nidf/1"
+
+
+class UserError(Exception):
+    """Something the user can mend. Commands print its text without a traceback and exit with 2."""
+
+
+class Message(BaseModel):
+    """One chat message in the format of transformers and trl."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Response(BaseModel):
+    """One line of a responses file: an exchange and what a system replied to it.
+
+    `context` ends on the speaker's last turn; `reference` is the human reply; further keys
+    (token counts, `finished`) are allowed and kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    id: str
+    emotion: str
+    context: list[Message]
+    reference: str
+    response: str
+    system: str
+
+    @property
+    def prompt(self) -> str:
+        """The last speaker turn, to which the response answers."""
+        return self.context[-1].content
+
+
+class Pair(BaseModel):
+    """One line of a pairs file, in trl's conversational preference format."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    emotion: str
+    opposite: str
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    rejected_id: str
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[TextIO]:
+    """Open a text file that appears under `path` only when the block has ended without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o644)  # mkstemp's 0600 would hide results from the user's group
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically; NaN and infinities are refused, since no JSON reader must take them."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write one JSON object per line atomically and return the number of lines."""
+    count = 0
+    with atomic(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def read_text(path: str | Path) -> str:
+    """Read UTF-8 text; a byte-order mark is dropped, line ends stay as they are.
+
+    Raises UserError where the file is missing, empty or not UTF-8 (with the line of the bad byte).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Check the path.")
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. "
+            "Convert the file, for example with `iconv -f latin1 -t utf-8`."
+        ) from None
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty.")
+    return text
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON document."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) for every line that is not blank."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from None
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}."
+            )
+        yield number, row
+
+
+def read_responses(path: str | Path) -> list[Response]:
+    """Read a responses file from any source that has the keys of `Response`.
+
+    Raises UserError naming line and field; ids may occur once per system.
+    """
+    responses: list[Response] = []
+    seen: dict[tuple[str, str], int] = {}
+    for number, row in read_jsonl(path):
+        try:
+            response = Response.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{path}, line {number}, field {field!r}: {first['msg']}.") from None
+        if not response.context or response.context[-1].role != "user":
+            raise UserError(
+                f"{path}, line {number}, field 'context': its last message must be the speaker's "
+                "(role 'user')."
+            )
+        key = (response.system, response.id)
+        if key in seen:
+            raise UserError(
+                f"{path}, line {number}, field 'id': {response.id!r} stands on line {seen[key]} "
+                f"already for system {response.system!r}."
+            )
+        seen[key] = number
+        responses.append(response)
+    return responses
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_facts(path: str | Path) -> dict[str, Any]:
+    """Name, size and digest of an input file, for manifests."""
+    path = Path(path)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def finite(value: float | None) -> float | None:
+    """The value itself, or None where it is no finite number (files never hold NaN)."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,120 @@
+"""Run folders: what was run, on what, with which versions; complete or to be continued."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from empo.records import RUN_SCHEMA, UserError, read_json, write_json
+
+_PACKAGES = (
+    "empo torch transformers trl peft accelerate deepspeed datasets tokenizers numpy scipy nltk "
+    "lm_eval bert-score NRCLex sentence-transformers"
+).split()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform and every package whose version can move a number."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The current time, UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Run:
+    """The folder of one training run and its `run.json`.
+
+    `run.json` is written when the run starts (`"status": "running"`) and again when it has ended
+    (`"complete"`), so a folder says itself whether it can be used or must be continued.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        self.facts = facts
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the run is in the folder."""
+        return self.facts["status"] == "complete"
+
+    @classmethod
+    def start(cls, folder: str | Path, command: str, settings: dict[str, Any]) -> Run:
+        """Begin a run in `folder`, or return the one with the same settings that is there.
+
+        Raises UserError where the folder holds another run (the differences are named) or files
+        that are no run.
+        """
+        folder = Path(folder)
+        manifest = folder / "run.json"
+        if manifest.is_file():
+            run = cls(folder, read_json(manifest))
+            differences = _differences(run.facts, command, settings)
+            if differences:
+                raise UserError(
+                    f"{folder}: this folder already holds another run ({run.facts['command']}, "
+                    f"{run.facts['status']}). It differs in:\n"
+                    + "\n".join(f"  - {line}" for line in differences)
+                    + "\nChoose another output folder, or give the settings of that run to "
+                    "continue it."
+                )
+            return run
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder}: the folder is not empty and holds no run.json. "
+                "Choose an empty or a new output folder."
+            )
+        facts = {
+            "schema": RUN_SCHEMA,
+            "status": "running",
+            "command": command,
+            "argv": sys.argv,
+            "started": now(),
+            "settings": settings,
+            "versions": versions(),
+        }
+        return cls(folder, facts)
+
+    def save(self, **facts: Any) -> None:
+        """Add facts and write `run.json`."""
+        self.facts.update(facts)
+        write_json(self.folder / "run.json", self.facts)
+
+
+def read_run(folder: str | Path) -> dict[str, Any] | None:
+    """The facts of the run in a folder, or None where it holds none.
+
+    Raises UserError where the run has not ended.
+    """
+    manifest = Path(folder) / "run.json"
+    if not manifest.is_file():
+        return None
+    facts = read_json(manifest)
+    if facts.get("status") != "complete":
+        raise UserError(
+            f"{folder}: this run has not ended. Run its command again to continue it "
+            f"({facts.get('command')})."
+        )
+    return facts
+
+
+def _differences(facts: dict[str, Any], command: str, settings: dict[str, Any]) -> list[str]:
+    if facts.get("command") != command:
+        return [f"command: {facts.get('command')!r} there, {command!r} now"]
+    there = facts.get("settings", {})
+    return [
+        f"{key}: {there.get(key)!r} there, {settings.get(key)!r} now"
+        for key in sorted(there.keys() | settings.keys())
+        if there.get(key) != settings.get(key)
+    ]

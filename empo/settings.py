@@ -1,0 +1,263 @@
+"""One settings mechanism for every command: dataclasses, `--config file.yaml`, `--key value`.
+
+Values come from the dataclass defaults, then the YAML file, then the command line. Unknown keys,
+wrong types, duplicate keys and impossible combinations are reported all at once, before anything
+heavy is imported. YAML is loaded safely and reads `1e-5` as the number it looks like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from empo.records import UserError, read_text
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads numbers as YAML 1.2 does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise UserError(f"{self.name}, line {line}: the key {key!r} stands there twice.")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def option(default: Any = dataclasses.MISSING, *, help: str, **field: Any) -> Any:  # noqa: A002
+    """A documented settings field; `default_factory=` for lists."""
+    if default is not dataclasses.MISSING:
+        field["default"] = default
+    return dataclasses.field(metadata={"help": help}, **field)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; errors name file and line."""
+    text = read_text(path)
+    loader = _Loader(text)
+    loader.name = str(path)
+    try:
+        value = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a YAML mapping of settings is expected.")
+    return value
+
+
+def parse(
+    argv: Sequence[str] | None,
+    *classes: type,
+    prog: str,
+    description: str,
+    defaults: dict[str, Any] | None = None,
+) -> tuple[Any, ...]:
+    """Build one instance of each dataclass from YAML and command line.
+
+    Fields made with `option` appear in `--help`; fields of other dataclasses (trl's configs) are
+    accepted without being listed. `defaults` are values below the YAML's. A dataclass may define
+    `problems() -> list[str]` for combinations that cannot work.
+
+    Raises UserError with every problem found.
+    """
+    hints = {cls: typing.get_type_hints(cls) for cls in classes}
+    owners = {
+        field.name: cls for cls in classes for field in dataclasses.fields(cls) if field.init
+    }
+    namespace, unknown = _parser(classes, prog, description).parse_known_args(argv)
+    config = namespace.__dict__.pop("config")
+    problems = [
+        f"{word}: no such option{_did_you_mean(word.lstrip('-').replace('-', '_'), owners, '--')}"
+        for word in unknown
+        if word.startswith("--")
+    ]
+    problems += [f"{word}: unexpected on the command line." for word in unknown[:1] if not problems]
+
+    values: dict[str, Any] = {}
+    sources: list[tuple[str, dict[str, Any], bool]] = [("default", dict(defaults or {}), False)]
+    if config is not None:
+        sources.append((str(config), load_yaml(config), False))
+    given = {key: value for key, value in vars(namespace).items() if value is not None}
+    sources.append(("command line", given, True))
+    for source, entries, is_text in sources:
+        for key, value in entries.items():
+            where = f"--{key.replace('_', '-')}" if is_text else f"{source}: {key}"
+            if key not in owners:
+                problems.append(f"{where}: no such setting{_did_you_mean(str(key), owners)}")
+                continue
+            hint = hints[owners[key]][key]
+            try:
+                values[key] = _from_text(value, hint) if is_text else _checked(value, hint)
+            except ValueError as error:
+                problems.append(f"{where}: {error}")
+    for cls in classes:
+        for field in dataclasses.fields(cls):
+            required = (
+                field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            )
+            if field.init and required and field.name not in values and "help" in field.metadata:
+                flag = field.name.replace("_", "-")
+                problems.append(f"--{flag}: missing ({field.metadata['help']})")
+    ours = [cls for cls in classes if hasattr(cls, "problems")]
+    built: dict[type, Any] = {}
+    if not problems:
+        for cls in ours:
+            built[cls] = _build(cls, values, owners, problems)
+            if built[cls] is not None:
+                problems += built[cls].problems()
+    if not problems:
+        for cls in classes:
+            if cls not in built:
+                built[cls] = _build(cls, values, owners, problems)
+    if problems:
+        raise UserError(
+            f"{prog}: {len(problems)} problem{'s' * (len(problems) > 1)} in the settings:\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+        )
+    return tuple(built[cls] for cls in classes)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call a command's main; a UserError becomes one message on stderr and exit code 2."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _build(cls: type, values: dict[str, Any], owners: dict[str, type], problems: list[str]) -> Any:
+    try:
+        return cls(**{key: value for key, value in values.items() if owners[key] is cls})
+    except (ValueError, NotImplementedError) as error:  # trl and transformers check in __post_init__
+        problems.append(f"{cls.__name__}: {' '.join(str(error).split())}")
+        return None
+
+
+def _parser(classes: Sequence[type], prog: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=inspect.cleandoc(description),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=None,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file with any of these settings", metavar="FILE")
+    foreign = []
+    for cls in classes:
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if not field.init:
+                continue
+            documented = "help" in field.metadata and cls.__module__.split(".")[0] not in (
+                "trl",
+                "transformers",
+            )
+            if not documented and cls.__name__ not in foreign:
+                foreign.append(cls.__name__)
+            flags = [f"--{field.name.replace('_', '-')}"]
+            if "_" in field.name:
+                flags.append(f"--{field.name}")
+            parser.add_argument(
+                *flags,
+                dest=field.name,
+                **_arity(hints[field.name]),
+                metavar=field.name.split("_")[-1].upper(),
+                help=_help(field) if documented else argparse.SUPPRESS,
+            )
+    if foreign:
+        parser.epilog = (
+            f"Every field of {' and '.join(foreign)} is a setting too, in YAML or as --key value "
+            "(learning_rate, num_train_epochs, per_device_train_batch_size, report_to, ...)."
+        )
+    return parser
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    text = field.metadata["help"].replace("%", "%%")
+    if field.default not in (dataclasses.MISSING, None, ""):
+        text += f" (default: {str(field.default).replace('%', '%%')})"
+    return text
+
+
+def _arity(hint: Any) -> dict[str, Any]:
+    """How many words argparse takes: a flag may stand alone, a list takes several."""
+    members = _members(hint)
+    if bool in members:
+        return {"nargs": "?", "const": "true"}
+    return {"nargs": "+"} if any(typing.get_origin(m) is list for m in members) else {}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _checked(value: Any, hint: Any) -> Any:
+    """`value` if it has the hinted type; ValueError says in plain words what is wrong."""
+    try:
+        return TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        numeric = {int, float} & set(_members(hint))
+        if isinstance(value, str) and numeric and _number(value) is not None:
+            raise ValueError(
+                f"{value!r} is text where a number is expected; write it without quotes."
+            ) from None
+        first = error.errors()[0]["msg"]
+        raise ValueError(f"{value!r} does not fit: {first[0].lower()}{first[1:]}.") from None
+
+
+def _from_text(text: str | list[str], hint: Any) -> Any:
+    """Read a command-line word as the hinted type: as YAML where that fits, else as text."""
+    if isinstance(text, list):
+        items = next(m for m in _members(hint) if typing.get_origin(m) is list)
+        return [_from_text(word, typing.get_args(items)[0]) for word in text]
+    if hint is str:
+        return text
+    try:
+        value = _Loader(text).get_single_data()
+    except yaml.YAMLError:
+        value = text
+    try:
+        return _checked(value, hint)
+    except ValueError:
+        if str not in _members(hint):
+            raise
+        return text  # a word such as `no` or `1.0` where text is wanted
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _did_you_mean(key: str, known: typing.Iterable[str], dash: str = "") -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {dash}{close[0]}?" if close else "."

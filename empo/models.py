@@ -71,10 +71,7 @@ def resolve(
         if beside and (folder / beside).is_dir():
             base = os.path.relpath(folder / beside)
         _check_base(folder, base)
-        below = tuple(
-            os.path.relpath(folder / entry["relative"]) for entry in run.get("adapters_below", [])
-        )
-        return ModelSource(base, (*below, str(folder)), config.get("revision"), run)
+        return ModelSource(base, (str(folder),), config.get("revision"), run)
     if (folder / "config.json").is_file():
         return ModelSource(model, run=run)
     raise UserError(f"{model}: the folder holds neither config.json nor adapter_config.json.")

@@ -52,7 +52,7 @@ ZEPHYR_TEMPLATE = """\
 """Renders byte for byte what Zephyr's own template renders, and marks the listener's tokens."""
 
 _NAMED_TEMPLATES = {"zephyr": ZEPHYR_TEMPLATE}
-_MARKERS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+_MARKERS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")  # trim_blocks eats the newline
 _ROLE_MARKERS = re.compile(r"<\|[^|<>]+\|>|\[/?[A-Z_]+\]|<(?:start|end)_of_turn>")
 _PROBE = [
     {"role": "system", "content": "a"},

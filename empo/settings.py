@@ -70,13 +70,20 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse(
+    argv: Sequence[str] | None, *classes: type, prog: str, description: str
+) -> tuple[Any, ...]:
+    """Build one instance of each dataclass from YAML and command line; see `resolve`."""
+    return resolve(argv, *classes, prog=prog, description=description)[0]
+
+
+def resolve(
     argv: Sequence[str] | None,
     *classes: type,
     prog: str,
     description: str,
     defaults: dict[str, Any] | None = None,
-) -> tuple[Any, ...]:
-    """Build one instance of each dataclass from YAML and command line.
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """One instance of each dataclass, and the values that were given, from YAML and command line.
 
     Fields made with `option` appear in `--help`; fields of other dataclasses (trl's configs) are
     accepted without being listed. `defaults` are values below the YAML's. A dataclass may define
@@ -138,7 +145,7 @@ def parse(
             f"{prog}: {len(problems)} problem{'s' * (len(problems) > 1)} in the settings:\n"
             + "\n".join(f"  - {problem}" for problem in problems)
         )
-    return tuple(built[cls] for cls in classes)
+    return tuple(built[cls] for cls in classes), values
 
 
 def run(main: Callable[[], int | None]) -> None:

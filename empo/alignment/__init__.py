@@ -1,0 +1,1 @@
+"""Training: masked-turn SFT and re-drawn DPO on trl's trainers."""

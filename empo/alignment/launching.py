@@ -1,0 +1,75 @@
+"""What was asked of the launcher against what really runs; environment of the dependencies."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from empo.records import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def quiet_dependencies() -> None:
+    """Switch off telemetry and known noise of the libraries; call before they are imported."""
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def check_launch(args: TrainingArguments, processes: int | None = None) -> dict[str, Any]:
+    """Compare the requested with the actual distributed type and number of processes.
+
+    accelerate falls back without a word: DeepSpeed on `use_cpu` becomes plain DDP, FSDP on a CPU
+    two trainings side by side, a MULTI_CPU configuration one process. Raises UserError then.
+    Returns both for the run's manifest.
+    """
+    requested: dict[str, Any] = {
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+        or args.deepspeed is not None,
+        "fsdp": os.environ.get("ACCELERATE_USE_FSDP", "false") == "true",
+    }
+    state = args.distributed_state
+    actual = {
+        "processes": args.world_size,
+        "type": str(state.distributed_type.value) if state is not None else "NO",
+    }
+    problems = []
+    if requested["processes"] != actual["processes"]:
+        problems.append(
+            f"{requested['processes']} processes were launched, but they do not form one group "
+            f"(world size {actual['processes']}): each would train alone. On a CPU set "
+            "`use_cpu: true` and launch with `--multi_gpu --num_processes N`."
+        )
+    if processes is not None and processes != actual["processes"]:
+        problems.append(
+            f"the recipe asks for {processes} processes, {actual['processes']} run. Without mpirun "
+            "a MULTI_CPU configuration starts one process: launch with "
+            f"`accelerate launch --multi_gpu --num_processes {processes}`."
+        )
+    if requested["deepspeed"] and actual["type"] != "DEEPSPEED":
+        problems.append(
+            f"DeepSpeed was asked for, {actual['type']} runs. accelerate drops DeepSpeed where "
+            "`use_cpu` is true: set `use_cpu: false` in both files (and on a CPU "
+            "`ddp_backend: gloo`, DS_ACCELERATOR=cpu)."
+        )
+    if requested["fsdp"] and actual["type"] != "FSDP":
+        problems.append(
+            f"FSDP was asked for, {actual['type']} runs. FSDP needs a GPU: take another "
+            "configuration on a CPU."
+        )
+    if problems:
+        raise UserError(
+            "the launch is not what was asked for:\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+        )
+    return {"requested": requested, "actual": actual}
+
+
+def repeated_rows(rows: int, batch: int) -> int:
+    """Rows that are seen twice per epoch so that every process gets equally full batches."""
+    return -rows % batch

@@ -1,0 +1,164 @@
+"""What SFT, DPO and small bases share: logs, cards, resuming, the facts of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from empo.alignment.settings import DataSettings, TuningSettings
+from empo.cards import model_card
+from empo.corpora import Corpus, load_corpus
+from empo.models import ModelSource, lora_config, weights_identity
+from empo.prompts import ChatFormat
+from empo.records import UserError, write_jsonl, write_text
+from empo.runs import Run
+
+logger = logging.getLogger(__name__)
+
+LOG = "log.jsonl"
+_VOLATILE = {"output_dir", "processes", "logging_dir", "hub_token"}
+
+
+class LogFile(TrainerCallback):
+    """Keeps `log.jsonl` in the run folder equal to the trainer's log, also after a resume."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = Path(folder) / LOG
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start from the log of the checkpoint, so that steps done twice stand there once."""
+        if state.is_world_process_zero:
+            write_jsonl(self.path, state.log_history)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the newest entry."""
+        if state.is_world_process_zero and state.log_history:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class RunTrainer(Trainer):
+    """Mixed into trl's trainers: every save carries a model card made from the run's facts."""
+
+    run: Run
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card of the run, in place of trl's."""
+        if self.is_world_process_zero():
+            write_text(Path(self.args.output_dir) / "README.md", model_card(self.run.facts))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            write_text(folder / "README.md", model_card(self.run.facts))
+
+
+def read_splits(
+    settings: DataSettings, labels: Collection[str] | None = None
+) -> tuple[Corpus, Corpus]:
+    """The training and the validation corpus of a recipe, `limit` applied."""
+    source = settings.dialogues
+    if settings.valid is None and Path(source).is_file():
+        raise UserError(
+            f"valid: {source} is a single file; name the validation corpus in `valid`, or give a "
+            "folder with train and valid files."
+        )
+    train = load_corpus(source, settings.split, settings.mapping, labels)
+    valid = load_corpus(settings.valid or source, "valid", settings.mapping, labels)
+    if settings.limit is not None:
+        del train.dialogues[settings.limit :]
+        del valid.dialogues[settings.limit :]
+    return train, valid
+
+
+def start_run(
+    args: TrainingArguments, command: str, settings: dict[str, Any], launch: dict[str, Any]
+) -> Run:
+    """Open the run folder `args.output_dir` on every process; the main process writes it."""
+    kept = {key: value for key, value in settings.items() if key not in _VOLATILE}
+    if not args.output_dir:
+        raise UserError("--output-dir: missing (folder of the run)")
+    run = Run.start(args.output_dir, command, kept)
+    run.facts.update(name=Path(args.output_dir).name, seed=args.seed, launch=launch)
+    set_seed(args.seed)
+    return run
+
+
+def base_facts(source: ModelSource, folder: str) -> dict[str, Any]:
+    """The entry of run.json that identifies the base; `relative` finds it when both are moved."""
+    facts = {"name": source.base, **weights_identity(source.base, source.revision)}
+    if Path(source.base).is_dir():
+        facts["relative"] = os.path.relpath(source.base, folder)
+    return {"base_model": facts}
+
+
+def fresh_adapter(settings: TuningSettings) -> LoraConfig | None:
+    """The LoRA of these settings, or None where all weights are trained."""
+    if settings.full_training:
+        return None
+    return lora_config(
+        settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_targets
+    )
+
+
+def template_facts(chat: ChatFormat) -> dict[str, Any]:
+    """What prompts look like in this run: read again by generation."""
+    return {
+        "system_message": chat.system_message,
+        "template": chat.plain_template,
+        "template_sha256": chat.sha256,
+    }
+
+
+def length_facts(lengths: list[int], shortened: int, filtered: list[str]) -> dict[str, Any]:
+    """Counts of what the maximum length did to the rows, for run.json and the card."""
+    if not lengths:
+        raise UserError("no row is left: everything is longer than max_length. Raise max_length.")
+    return {
+        "rows": len(lengths),
+        "mean_tokens": round(sum(lengths) / len(lengths), 1),
+        "max_tokens": max(lengths),
+        "shortened": shortened,
+        "filtered": len(filtered),
+        "filtered_ids": filtered,
+    }
+
+
+def train(trainer: RunTrainer, run: Run) -> None:
+    """Train to the end, from the last checkpoint where there is one, and save into the run folder."""
+    args = trainer.args
+    trainer.run = run
+    trainer.add_callback(LogFile(args.output_dir))
+    if trainer.is_world_process_zero():
+        run.save(status="running")
+    last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+    if last is not None:
+        logger.warning("continuing from %s", last)
+    trainer.train(resume_from_checkpoint=last)
+    history = trainer.state.log_history
+    run.facts.update(
+        steps=trainer.state.global_step,
+        epochs=trainer.state.num_train_epochs,
+        evaluations=[entry for entry in history if "eval_loss" in entry],
+        train_runtime_s=next(
+            (round(entry["train_runtime"], 1) for entry in history if "train_runtime" in entry), None
+        ),
+    )
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        write_jsonl(Path(args.output_dir) / LOG, history)
+    if args.push_to_hub:
+        trainer.push_to_hub()

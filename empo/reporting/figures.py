@@ -1,0 +1,101 @@
+"""Figures beside a report, SVG or PNG by the file's ending; the same input gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_HUMAN = "black"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
+_STYLES = ("-", "--", ":", "-.")
+_PANELS = (
+    ("loss", "loss"),
+    ("rewards/margins", "reward margin"),
+    ("rewards/accuracies", "reward accuracy"),
+)
+
+
+def nidf_figure(systems: Mapping[str, Any], path: str | Path) -> None:
+    """Distribution of NIDF over the responses of each system (`systems` of results.json)."""
+    figure, (axes,) = _panels(1, width=7)
+    _distributions(axes, {name: s["metrics"]["nidf"] for name, s in systems.items()})
+    axes.set_xlabel("NIDF of a response (0 = frequent words, 1 = rare words)")
+    axes.set_ylabel("share of responses")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def iva_figure(systems: Mapping[str, Any], path: str | Path) -> None:
+    """Distributions of |prompt - response| in intensity, valence and arousal."""
+    figure, panels = _panels(3, width=11)
+    for axes, dimension in zip(panels, ("intensity", "valence", "arousal"), strict=True):
+        _distributions(axes, {n: s["metrics"]["iva"][dimension] for n, s in systems.items()})
+        axes.set_xlabel(f"|prompt − response| in {dimension}")
+    panels[0].set_ylabel("share of responses")
+    panels[-1].legend(frameon=False)
+    _save(figure, path)
+
+
+def training_figure(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Loss, reward margin and reward accuracy over steps, as far as the log has them.
+
+    `log` are the rows of a run's log.jsonl with the trainer's keys: step, loss, eval_loss,
+    rewards/margins, eval_rewards/margins, and so on.
+    """
+    shown = [(key, label) for key, label in _PANELS if any(key in row for row in log)]
+    figure, panels = _panels(len(shown), width=0.8 + 3.6 * len(shown))
+    for axes, (key, label) in zip(panels, shown, strict=True):
+        for name, colour, text in (
+            (key, _COLOURS[0], "training"),
+            (f"eval_{key}", _COLOURS[1], "validation"),
+        ):
+            points = [(row["step"], row[name]) for row in log if name in row]
+            if points:
+                marker = "o" if len(points) < 20 else None
+                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, label=text)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _panels(number: int, width: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, 3.4), layout="constrained")
+    panels = [figure.add_subplot(1, number, i + 1) for i in range(number)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, panels
+
+
+def _distributions(axes: Axes, described: Mapping[str, Any]) -> None:
+    """Outlined histograms over 0..1, cut where the last bin of all systems ends."""
+    last = 1
+    for i, (name, values) in enumerate(described.items()):
+        counts = values["histogram"]
+        edges = [k / len(counts) for k in range(len(counts) + 1)]
+        human = name == "human"
+        axes.stairs(
+            [count / max(1, sum(counts)) for count in counts],
+            edges,
+            label=name.replace("$", r"\$"),  # no formula
+            color=_HUMAN if human else _COLOURS[i % len(_COLOURS)],
+            linestyle="-" if human else _STYLES[i % len(_STYLES)],
+            linewidth=1.6,
+        )
+        last = max([last, *(k + 1 for k, count in enumerate(counts) if count)])
+    axes.set_xlim(0, last / len(counts))
+    axes.set_ylim(bottom=0)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "empo"}):  # else ids are random
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, metadata=metadata, dpi=150)

@@ -1,0 +1,69 @@
+"""Train a small base model from scratch, tokenizer included.
+
+    accelerate launch recipes/base.py --config recipes/tiny/base.yaml --output_dir runs/base
+    python recipes/base.py --help
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from empo.alignment.launching import check_launch, quiet_dependencies
+from empo.alignment.settings import DEFAULTS, BaseSettings
+from empo.settings import resolve, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, build, train, save."""
+    quiet_dependencies()
+    from trl import SFTConfig
+
+    (settings, args), given = resolve(
+        argv, BaseSettings, SFTConfig, prog="recipes/base.py", description=__doc__ or "",
+        defaults=DEFAULTS,
+    )
+    launch = check_launch(args, settings.processes)
+
+    from empo.alignment.sft import MaskedTurnTrainer, sft_rows
+    from empo.alignment.training import read_splits, start_run, template_facts, train
+    from empo.models import small_base, train_tokenizer
+    from empo.prompts import ChatFormat
+
+    train_corpus, valid_corpus = read_splits(settings)
+    print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
+    job = start_run(args, "base", given, launch)
+    if job.complete:
+        print(f"{args.output_dir}: this run is complete.")
+        return 0
+
+    texts = [turn.text for dialogue in train_corpus.dialogues for turn in dialogue.turns]
+    tokenizer = train_tokenizer([*texts, settings.system_message or ""], settings.vocab_size)
+    tokenizer.name_or_path = args.output_dir
+    chat = ChatFormat(tokenizer, settings.chat_template, settings.system_message)
+    tokenizer.chat_template = chat.plain_template
+    tokenizer.model_max_length = 2 * (args.max_length or 512)
+    model = small_base(
+        tokenizer, settings.hidden_size, settings.layers, settings.heads, tokenizer.model_max_length
+    )
+    rows, lengths = sft_rows(train_corpus.dialogues, chat, args.max_length, settings.loss_on)
+    valid_rows, valid_lengths = sft_rows(valid_corpus.dialogues, chat, args.max_length)
+    job.facts.update(
+        data=[train_corpus.facts(), valid_corpus.facts()],
+        lengths={"train": lengths, "valid": valid_lengths},
+        parameters=model.num_parameters(),
+        **template_facts(chat),
+    )
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
+    trainer = MaskedTurnTrainer(
+        model=model, args=args, train_dataset=rows, eval_dataset=valid_rows,
+        processing_class=tokenizer,
+    )
+    train(trainer, job)
+    if trainer.is_world_process_zero():
+        job.save(status="complete")
+        print(f"base model of {model.num_parameters():,} parameters in {args.output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

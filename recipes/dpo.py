@@ -1,0 +1,79 @@
+"""DPO: the human reply against a reply to the opposite emotion, drawn anew every epoch.
+
+    accelerate launch recipes/dpo.py --config recipes/zephyr-7b/dpo.yaml --model runs/sft
+    python recipes/dpo.py --help
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from empo.alignment.launching import check_launch, quiet_dependencies, repeated_rows
+from empo.alignment.settings import DEFAULTS, DpoSettings
+from empo.emotions import OPPOSITES, load_opposites
+from empo.settings import resolve, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, draw, build, train, save."""
+    quiet_dependencies()
+    from trl import DPOConfig
+
+    (settings, args), given = resolve(
+        argv, DpoSettings, DPOConfig, prog="recipes/dpo.py", description=__doc__ or "",
+        defaults=DEFAULTS,
+    )
+    launch = check_launch(args, settings.processes)
+
+    from empo.alignment.dpo import (
+        EpochCollator, RedrawnDPOTrainer, dpo_rows, hand_over, policy_and_reference,
+    )
+    from empo.alignment.training import (
+        base_facts, fresh_adapter, read_splits, start_run, template_facts, train,
+    )
+    from empo.models import load_tokenizer
+    from empo.preferences import Draws
+    from empo.prompts import ChatFormat
+
+    table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
+    train_corpus, valid_corpus = read_splits(settings, table)
+    print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
+    job = start_run(args, "dpo", given, launch)
+    if job.complete:
+        print(f"{args.output_dir}: this run is complete.")
+        return 0
+
+    source = hand_over(settings, args)
+    tokenizer = load_tokenizer(source)
+    chat = ChatFormat(tokenizer, settings.chat_template, settings.system_message)
+    tokenizer.chat_template = chat.plain_template
+    epochs = math.ceil(args.num_train_epochs)
+    exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
+    draws = Draws(exchanges, table, args.seed)
+    valid_draws = Draws(valid_exchanges, table, args.seed)
+    rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs)
+    valid_rows, valid_lengths = dpo_rows(valid_exchanges, valid_draws, chat, args.max_length, 1)
+    policy, reference_model, reference = policy_and_reference(settings, source)
+    job.facts.update(
+        data=[train_corpus.facts(), valid_corpus.facts()],
+        lengths={"train": lengths, "valid": valid_lengths},
+        adapter=not settings.full_training,
+        reference=reference,
+        **base_facts(source, args.output_dir),
+        **template_facts(chat),
+    )
+    trainer = RedrawnDPOTrainer(
+        model=policy, ref_model=reference_model, args=args, train_dataset=rows, eval_dataset=valid_rows,
+        processing_class=tokenizer, peft_config=None if source.adapters else fresh_adapter(settings),
+        data_collator=EpochCollator(tokenizer.pad_token_id, max_length=None),
+    )
+    train(trainer, job)
+    if trainer.is_world_process_zero():
+        job.save(status="complete")
+        print(f"DPO model in {args.output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,79 @@
+"""Supervised fine-tuning on whole dialogues, loss on the listener's turns only.
+
+    accelerate launch recipes/sft.py --config recipes/zephyr-7b/sft.yaml --dialogues ED_FOLDER
+    python recipes/sft.py --help
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from empo.alignment.launching import check_launch, quiet_dependencies
+from empo.alignment.settings import DEFAULTS, SftSettings
+from empo.records import UserError
+from empo.settings import resolve, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, build, train, save, merge."""
+    quiet_dependencies()
+    from trl import SFTConfig
+
+    (settings, args), given = resolve(
+        argv, SftSettings, SFTConfig, prog="recipes/sft.py", description=__doc__ or "",
+        defaults=DEFAULTS,
+    )
+    launch = check_launch(args, settings.processes)
+
+    from empo import models
+    from empo.alignment.sft import MaskedTurnTrainer, sft_rows
+    from empo.alignment.training import (
+        base_facts, fresh_adapter, read_splits, start_run, template_facts, train,
+    )
+    from empo.prompts import ChatFormat
+
+    train_corpus, valid_corpus = read_splits(settings)
+    print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
+    job = start_run(args, "sft", given, launch)
+    if job.complete:
+        print(f"{args.output_dir}: this run is complete.")
+        return 0
+
+    source = models.resolve(settings.model, revision=settings.revision)
+    if source.adapters:
+        raise UserError(f"{settings.model} is an adapter: merge it first with `empo merge`.")
+    tokenizer = models.load_tokenizer(source)
+    chat = ChatFormat(tokenizer, settings.chat_template, settings.system_message)
+    tokenizer.chat_template = chat.plain_template
+    rows, lengths = sft_rows(train_corpus.dialogues, chat, args.max_length)
+    valid_rows, valid_lengths = sft_rows(valid_corpus.dialogues, chat, args.max_length)
+    model = models.load_model(
+        source, settings.dtype, settings.attention, settings.load_in_4bit
+    )
+    job.facts.update(
+        data=[train_corpus.facts(), valid_corpus.facts()],
+        lengths={"train": lengths, "valid": valid_lengths},
+        adapter=not settings.full_training,
+        **base_facts(source, args.output_dir),
+        **template_facts(chat),
+    )
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
+    trainer = MaskedTurnTrainer(
+        model=model, args=args, train_dataset=rows, eval_dataset=valid_rows,
+        processing_class=tokenizer, peft_config=fresh_adapter(settings),
+    )
+    train(trainer, job)
+    if trainer.is_world_process_zero():
+        if settings.merge_adapter and not settings.full_training:
+            folder = Path(args.output_dir)
+            adapted = models.ModelSource(source.base, (str(folder),), source.revision)
+            models.merge(adapted, folder / models.MERGED, settings.dtype)
+        job.save(status="complete")
+        print(f"SFT model in {args.output_dir}")
+    trainer.accelerator.wait_for_everyone()
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,210 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from empo.dialogues import Dialogue, Turn
+from empo.metrics.iva import INTENSITY_FILE, VAD_FILE
+from empo.metrics.nidf import build_table
+from empo.records import UserError, write_json, write_jsonl
+
+SCRIPT = Path(__file__).parents[2] / "eval" / "responses.py"
+TEXTS = {
+    "baseline": ["I am so sorry to hear that.", "I am so sorry to hear that.", "Good for you!"],
+    "dpo": ["That must hurt.", "Oh no, what a day | for `you`.", "Lovely! <b>Who</b> won?"],
+}
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("eval_responses", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(system, texts):
+    return [
+        {
+            "id": f"hit:{i}_conv:{i}",
+            "emotion": "sad",
+            "context": [{"role": "user", "content": f"My day was bad, day {i}."}],
+            "reference": f"That is sad, day {i}.",
+            "response": text,
+            "system": system,
+            "own_key": i,
+        }
+        for i, text in enumerate(texts)
+    ]
+
+
+@pytest.fixture
+def main(monkeypatch):
+    monkeypatch.delenv("EMPO_DATA", raising=False)
+    return load_script().main
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Responses files, a NIDF table and a lexicon folder."""
+    for system, texts in TEXTS.items():
+        write_jsonl(tmp_path / f"{system}.jsonl", rows(system, texts))
+    turns = (Turn("user", "I am so sad ."), Turn("assistant", "I am ."), Turn("user", "I"))
+    write_json(tmp_path / "nidf.json", build_table([Dialogue("d", "sad", "", turns)]))
+    lexicons = tmp_path / "lexicons"
+    lexicons.mkdir()
+    (lexicons / VAD_FILE).write_text("sad\t.1\t.3\t.2\nsorry\t.2\t.4\t.3\n", encoding="utf-8")
+    (lexicons / INTENSITY_FILE).write_text("sad\tsadness\t.8\n", encoding="utf-8")
+    return tmp_path
+
+
+def read(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} in results.json")
+
+    return json.loads((folder / "results.json").read_text("utf-8"), parse_constant=refuse)
+
+
+def systems_of(files):
+    return [str(files / f"{system}.jsonl") for system in TEXTS]
+
+
+def test_all_metrics_of_two_systems_and_the_references(main, files, capsys):
+    out = files / "out"
+    argv = ["--responses", *systems_of(files), "--output", str(out)]
+    argv += ["--nidf-table", str(files / "nidf.json"), "--lexicons", str(files / "lexicons")]
+    assert main(argv) == 0
+    results = read(out)
+    assert results["schema"] == "empo.results/1"
+    assert list(results["systems"]) == ["baseline", "dpo", "human"]
+    for system in results["systems"].values():
+        assert system["n"] == 3
+        assert set(system["metrics"]) == {"trie", "nidf", "iva", "length"}
+    assert results["systems"]["baseline"]["metrics"]["trie"]["templates"] == 2
+    assert {row["metric"] for row in results["not_run"]} >= {"diff_epitome", "bertscore"}
+    assert results["inputs"][0]["file"] == "baseline.jsonl"
+    assert (out / "report.md").is_file()
+    assert {path.name for path in out.glob("*.svg")} == {"nidf.svg", "iva.svg"}
+    printed = capsys.readouterr().out
+    assert "dpo" in printed
+    assert str(out / "report.md") in printed
+
+
+def test_without_table_and_lexicons_the_rest_is_measured(main, files):
+    assert main(["--responses", *systems_of(files), "--output", str(files / "out")]) == 0
+    results = read(files / "out")
+    assert set(results["systems"]["dpo"]["metrics"]) == {"trie", "length"}
+    assert {"nidf", "iva"} <= {row["metric"] for row in results["not_run"]}
+
+
+def test_lexicons_of_the_data_folder_are_found(main, files, monkeypatch):
+    monkeypatch.setenv("EMPO_DATA", str(files))
+    main(["--responses", *systems_of(files), "--output", str(files / "out")])
+    assert "iva" in read(files / "out")["systems"]["human"]["metrics"]
+
+
+def test_what_is_asked_by_name_and_cannot_run_gives_3(main, files, capsys):
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    assert main([*argv, "--metrics", "trie,nidf"]) == 3
+    assert "asked for, but not run: nidf: no table: build one with" in capsys.readouterr().err
+    results = read(files / "out")
+    assert [row["metric"] for row in results["not_run"]] == ["nidf"]
+    assert set(results["systems"]["dpo"]["metrics"]) == {"trie"}
+    assert main([*argv, "--rater", "somewhere"]) == 3
+    assert main([*argv, "--metrics", "trie"]) == 0
+
+
+def test_problems_are_reported_at_once(main, files):
+    with pytest.raises(UserError) as error:
+        main(["--metrics", "trie,tree", "--output", str(files / "out")])
+    assert "no such metric: tree; known: trie, nidf" in str(error.value)
+    assert "give --responses FILE... or --dialogues" in str(error.value)
+
+
+def test_the_order_of_lines_does_not_matter(main, files):
+    main(["--responses", *systems_of(files), "--output", str(files / "a")])
+    for system, texts in TEXTS.items():
+        write_jsonl(files / f"{system}.jsonl", rows(system, texts)[::-1])
+    main(["--responses", *systems_of(files), "--output", str(files / "b")])
+    first, second = read(files / "a"), read(files / "b")
+    for system in first["systems"]:
+        for metric in ("trie", "length"):
+            a, b = (r["systems"][system]["metrics"][metric] for r in (first, second))
+            assert {k: v for k, v in a.items() if "interval" not in k} == {
+                k: v for k, v in b.items() if "interval" not in k
+            }
+
+
+def test_left_out_exchanges_are_counted(main, files):
+    write_jsonl(files / "dpo.jsonl", rows("dpo", TEXTS["dpo"][:2]))
+    main(["--responses", *systems_of(files), "--output", str(files / "out")])
+    results = read(files / "out")
+    assert results["left_out"] == {"baseline": 1, "dpo": 0}
+    assert results["systems"]["human"]["n"] == 2
+    assert "baseline 1" in (files / "out" / "report.md").read_text("utf-8")
+
+
+def test_a_system_in_two_files_is_refused(main, files):
+    twice = str(files / "dpo.jsonl")
+    with pytest.raises(UserError, match="of system 'dpo' was read already"):
+        main(["--responses", twice, twice, "--output", str(files / "out")])
+
+
+def test_published_subset_must_be_whole(main, files):
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    with pytest.raises(UserError, match="'baseline' has 3 of the 2,540 exchanges"):
+        main([*argv, "--subset", "published"])
+
+
+def test_references_of_a_corpus(main, files):
+    header = "conv_id,utterance_idx,context,prompt,utterance"
+    lines = [
+        f"hit:{i}_conv:{i},{k},sad,situation,{text}"
+        for i in range(3)
+        for k, text in ((1, f"My day was bad_comma_ day {i}."), (2, f"That is sad_comma_ day {i}."))
+    ]
+    (files / "test.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    assert main(["--dialogues", str(files / "test.csv"), "--output", str(files / "human")]) == 0
+    alone = read(files / "human")
+    assert list(alone["systems"]) == ["human"]
+
+    # beside systems they are the same references as those in the responses files
+    argv = ["--dialogues", str(files), "--responses", *systems_of(files)]
+    assert main([*argv, "--output", str(files / "all")]) == 0
+    results = read(files / "all")
+    assert list(results["systems"]) == ["baseline", "dpo", "human"]
+    for metric in ("trie", "length"):
+        assert (
+            results["systems"]["human"]["metrics"][metric]
+            == alone["systems"]["human"]["metrics"][metric]
+        )
+
+
+def run_command(*argv):
+    environment = {key: value for key, value in os.environ.items() if key != "EMPO_DATA"}
+    environment["PYTHONPATH"] = str(SCRIPT.parents[1])
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *argv],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+def test_command_ends_with_2_and_one_message_on_an_error(files):
+    (files / "bad.jsonl").write_text('{"id": "x"}\n', encoding="utf-8")
+    done = run_command("--responses", str(files / "bad.jsonl"), "--output", str(files / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {files / 'bad.jsonl'}, line 1, field 'emotion'")
+    assert "Traceback" not in done.stderr
+
+
+def test_command_writes_and_ends_with_0(files):
+    done = run_command("--responses", *systems_of(files), "--output", str(files / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read(files / "out")["command"].startswith("python eval/responses.py --responses")

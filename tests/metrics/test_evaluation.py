@@ -1,0 +1,140 @@
+import json
+
+import pytest
+
+from empo.dialogues import Exchange, Turn
+from empo.metrics.evaluation import METRICS, align, evaluate, human_responses
+from empo.metrics.iva import DIMENSIONS, Lexicons
+from empo.metrics.nidf import NidfTable
+from empo.records import Response, UserError
+
+TABLE = NidfTable(
+    schema="empo.nidf/1",
+    tokens="",
+    turns="",
+    dialogues=1,
+    documents=9,
+    corpus_sha256="0" * 64,
+    counts={"i": 8, "am": 4, "sad": 2, "glad": 1},
+)
+LEXICONS = Lexicons({name: {"sad": 0.25, "glad": 0.75} for name in DIMENSIONS}, "by hand")
+
+
+def system(name, texts, reference="i am sad"):
+    return [
+        Response(
+            id=key,
+            emotion="sad",
+            context=[{"role": "user", "content": "i am glad"}],
+            reference=f"{reference} {key}",
+            response=text,
+            system=name,
+        )
+        for key, text in texts.items()
+    ]
+
+
+SYSTEMS = {
+    "one": system("one", {"x": "i am sad", "y": "glad", "z": "i am sad to hear"}),
+    "two": system("two", {"z": "i", "x": "am i", "w": "not shared"}),
+}
+
+
+def test_only_shared_exchanges_in_the_order_of_the_first_system():
+    aligned, left_out = align(SYSTEMS)
+    assert list(aligned) == ["one", "two", "human"]
+    assert [[r.id for r in rows] for rows in aligned.values()] == [["x", "z"]] * 3
+    assert [r.response for r in aligned["human"]] == ["i am sad x", "i am sad z"]
+    assert left_out == {"one": 1, "two": 1}
+
+
+def test_systems_must_agree_on_references():
+    other = {"two": system("two", {"x": "i"}, reference="other")}
+    with pytest.raises(UserError) as error:
+        align({"one": SYSTEMS["one"], **other})
+    assert str(error.value) == (
+        "x, field 'reference': 'i am sad x' for 'one' but 'other x' for 'two'. "
+        "The systems must answer the same exchanges."
+    )
+
+
+def test_systems_without_a_shared_exchange():
+    with pytest.raises(UserError, match=r"no exchange has a response of every system \(a, b\)"):
+        align({"a": system("a", {"x": "i"}), "b": system("b", {"y": "i"})})
+
+
+def test_human_is_reserved_for_the_references():
+    with pytest.raises(UserError, match="'human' stands for the human references"):
+        align({"human": system("human", {"x": "not the reference"})})
+
+
+def test_references_alone():
+    exchange = Exchange("x", "sad", (Turn("user", "i am glad"),), "i am sad")
+    results = evaluate({"human": human_responses([exchange])}, nidf_table=TABLE)
+    assert list(results["systems"]) == ["human"]
+    assert results["comparisons"] == []
+
+
+def test_comparisons_cover_all_pairs_and_holm_the_whole_table():
+    results = evaluate(SYSTEMS, nidf_table=TABLE, lexicons=LEXICONS)
+    assert list(results["systems"]) == ["one", "two", "human"]
+    pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
+    assert pairs == {("one", "two"), ("one", "human"), ("two", "human")}
+    tested = [row for row in results["comparisons"] if row["p"] is not None]
+    assert len(tested) == 3 * (1 + 4 + 2)
+    smallest = min(row["p"] for row in tested)
+    assert min(row["p_holm"] for row in tested) == min(1, len(tested) * smallest)
+
+    row = next(r for r in tested if (r["metric"], r["a"], r["b"]) == ("nidf", "one", "two"))
+    means = {s: results["systems"][s]["metrics"]["nidf"]["mean"] for s in ("one", "two")}
+    assert row["difference"] == pytest.approx(means["one"] - means["two"])
+
+
+def test_diversity_has_differences_but_no_test():
+    results = evaluate(SYSTEMS, metrics=["trie"])
+    rows = {r["metric"]: r for r in results["comparisons"] if (r["a"], r["b"]) == ("one", "human")}
+    values = {s: results["systems"][s]["metrics"]["trie"] for s in ("one", "human")}
+    row = rows["trie.total_nodes"]
+    assert row["difference"] == values["one"]["total_nodes"] - values["human"]["total_nodes"]
+    assert row["p"] is row["p_holm"] is row["interval"] is None
+    assert row["reasons"]["p"] == "a value of the whole set: no response has one of its own"
+
+
+def test_what_cannot_run_says_what_to_do():
+    results = evaluate(SYSTEMS)
+    reasons = {entry["metric"]: entry["reason"] for entry in results["not_run"]}
+    assert "empo nidf-table" in reasons["nidf"]
+    assert "saifmohammad.com" in reasons["iva"]
+    assert "rater" in reasons["diff_epitome"]
+    assert set(reasons) | set(results["signatures"]) == set(METRICS)
+
+
+def without_reason(value, path="results"):
+    """Paths of all None that have no sentence in `reasons` beside them."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if part is None and not value.get("reasons", {}).get(key):
+                yield f"{path}.{key}"
+            yield from without_reason(part, f"{path}.{key}")
+    elif isinstance(value, list):
+        for part in value:
+            yield from without_reason(part, path)
+
+
+@pytest.mark.parametrize("keys", ["x", "xz"])
+@pytest.mark.parametrize("text", ["", "glad", "am i sad"])
+def test_results_are_json_without_nan_and_every_null_has_a_reason(keys, text):
+    systems = {
+        "one": system("one", dict.fromkeys(keys, text)),
+        "two": system("two", dict.fromkeys(keys, "")),
+    }
+    results = evaluate(systems, nidf_table=TABLE, lexicons=LEXICONS)
+    json.dumps(results, allow_nan=False)
+    assert list(without_reason(results)) == []
+
+
+def test_same_seed_same_results():
+    first, second = (evaluate(SYSTEMS, nidf_table=TABLE, seed=3) for _ in range(2))
+    assert first["systems"] == second["systems"]
+    assert first["comparisons"] == second["comparisons"]
+    assert first["samples"] == second["samples"]

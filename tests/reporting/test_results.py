@@ -1,0 +1,33 @@
+import pytest
+
+from empo.records import UserError, write_json
+from empo.reporting.results import read_results, write_results
+
+
+def test_what_is_written_is_read(results, tmp_path):
+    write_results(tmp_path / "results.json", results | {"further": 1})
+    assert read_results(tmp_path / "results.json")["further"] == 1
+
+
+def test_every_comparison_has_the_keys_of_the_schema(results):
+    keys = {"a", "b", "metric", "difference", "interval", "p", "p_holm", "test", "n"}
+    assert results["comparisons"]
+    assert all(keys <= set(row) for row in results["comparisons"])
+
+
+def test_what_does_not_fit_is_not_written(results, tmp_path):
+    with pytest.raises(ValueError, match="comparisons"):
+        write_results(tmp_path / "results.json", results | {"comparisons": [{"a": "x"}]})
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_errors_name_file_and_field(results, tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"schema": "other"})
+    with pytest.raises(UserError, match=r"results\.json: this is no results file of the schema"):
+        read_results(path)
+    write_json(path, results | {"seed": "one"})
+    with pytest.raises(
+        UserError, match=r"results\.json, field 'seed': Input should be a valid int"
+    ):
+        read_results(path)

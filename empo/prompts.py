@@ -73,8 +73,8 @@ class Encoded:
 class ChatFormat:
     """A tokenizer, a chat template with listener markers and a system message.
 
-    Raises UserError where the tokenizer has no chat template or no end-of-text token, or where the
-    template does not mark the listener's tokens.
+    Raises UserError where the tokenizer has no chat template or no end-of-text token, or where, for
+    `training`, the template does not mark the listener's tokens.
     """
 
     def __init__(
@@ -82,13 +82,14 @@ class ChatFormat:
         tokenizer: PreTrainedTokenizerBase,
         template: str | None = None,
         system_message: str | None = SYSTEM_MESSAGE,
+        training: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
         self.system_message = system_message
         name = tokenizer.name_or_path or "the model"
         if tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer of {name} has no end-of-text token (eos_token).")
-        self.template = self._choose(template, name)
+        self.template = self._choose(template, name, training)
         self.eos = tokenizer.eos_token_id
         default = tokenizer("")["input_ids"]
         self._bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id in default[:1] else []
@@ -161,7 +162,7 @@ class ChatFormat:
         """Whether a text holds something that the tokenizer or template reads as a control token."""
         return any(control in text for control in self._controls)
 
-    def _choose(self, template: str | None, name: str) -> str:
+    def _choose(self, template: str | None, name: str, training: bool) -> str:
         own = self.tokenizer.chat_template
         if template is not None:
             if template in _NAMED_TEMPLATES:
@@ -182,7 +183,7 @@ class ChatFormat:
             chosen = next(
                 (t for t in _NAMED_TEMPLATES.values() if self._renders_alike(t, str(own))), str(own)
             )
-        if not _MARKERS.search(chosen):
+        if training and not _MARKERS.search(chosen):
             raise UserError(
                 f"the chat template of {name} does not mark the listener's tokens with "
                 "{% generation %} ... {% endgeneration %}. Set `chat_template: zephyr`, or a copy of "

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
+import trl.trainer.utils
 from peft import LoraConfig
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, set_seed
@@ -25,6 +27,23 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 _VOLATILE = {"output_dir", "processes", "logging_dir", "hub_token"}
+
+
+def score_labelled_positions_only() -> None:
+    """Let trl's fused head project only positions with a label on a CPU too, as it does on a GPU.
+
+    trl scores every position where it has no Triton, to spare compiled devices a new shape; a CPU
+    only loses time by it (2.5 times per DPO step).
+    """
+    original = trl.trainer.utils._use_triton
+    if getattr(original, "_empo", False):
+        return
+
+    def on_cpu_too(device: torch.device) -> bool:
+        return device.type == "cpu" or original(device)
+
+    on_cpu_too._empo = True  # type: ignore[attr-defined]
+    trl.trainer.utils._use_triton = on_cpu_too
 
 
 class LogFile(TrainerCallback):
@@ -53,6 +72,10 @@ class RunTrainer(Trainer):
     """Mixed into trl's trainers: every save carries a model card made from the run's facts."""
 
     run: Run
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        score_labelled_positions_only()
+        super().__init__(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the run, in place of trl's."""

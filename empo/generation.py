@@ -1,0 +1,213 @@
+"""Replies of a model to a split: batched, greedy by default, restartable.
+
+Exchanges are sorted by prompt length and cut into fixed batches; every finished batch is kept in a
+partial file beside the output. A run that was stopped does only the missing batches, and ends in
+the same file as one that was not: batches do not depend on what was done before, and each has its
+own seed where replies are sampled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.trainer_utils import set_seed
+
+from empo.dialogues import Exchange
+from empo.prompts import ChatFormat
+from empo.records import RESPONSES_SCHEMA, UserError, read_jsonl, sha256, write_json, write_jsonl
+from empo.runs import now, versions
+
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How replies are decoded; temperature 0 is greedy. `max_prompt_tokens` drops oldest turns."""
+
+    max_new_tokens: int = 60
+    temperature: float = 0.0
+    top_p: float = 1.0
+    batch_size: int = 32
+    seed: int = 42
+    max_prompt_tokens: int = 512
+    cut_at_sentence: bool = False
+
+
+def cut_at_last_sentence(text: str) -> str:
+    """The text up to its last full sentence; unchanged where there is none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else text
+
+
+def generate(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    exchanges: Sequence[Exchange],
+    system: str,
+    output: str | Path,
+    decoding: Decoding,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Write `output` (one response per exchange, in corpus order) and `output`.manifest.json.
+
+    `facts` identify model and data; with the decoding parameters they key the partial file, so that
+    another model never continues it. Returns the manifest. Raises UserError where `output` holds
+    responses of another run, or a prompt's last turn alone is too long.
+    """
+    output = Path(output)
+    asked = {
+        "schema": RESPONSES_SCHEMA,
+        "system": system,
+        "decoding": asdict(decoding),
+        "template_sha256": chat.sha256,
+        "system_message": chat.system_message,
+        **facts,
+    }
+    manifest_path = output.with_name(output.name + ".manifest.json")
+    if output.exists():
+        return _finished(output, manifest_path, asked)
+    prompts = []
+    shortened = 0
+    for exchange in exchanges:
+        ids, dropped = chat.fitting_prompt(exchange.messages(), decoding.max_prompt_tokens)
+        if ids is None:
+            raise UserError(
+                f"exchange {exchange.id!r}: the last speaker turn alone is longer than "
+                f"{decoding.max_prompt_tokens} tokens. Raise --max-prompt-tokens."
+            )
+        shortened += dropped > 0
+        prompts.append(ids)
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    size = decoding.batch_size
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    partial = output.with_name(f".{output.name}.partial")
+    done = _done(partial, key)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("a", encoding="utf-8") as file:
+        for number, batch in enumerate(tqdm(batches, desc=f"replies of {system}", unit="batch")):
+            if number in done:
+                continue
+            replies = _reply(model, chat, [prompts[i] for i in batch], decoding, number)
+            done[number] = replies
+            file.write(json.dumps({"key": key, "batch": number, "replies": replies}) + "\n")
+            file.flush()
+    by_index = {
+        i: reply
+        for number, batch in enumerate(batches)
+        for i, reply in zip(batch, done[number], strict=True)
+    }
+    rows = []
+    for i, exchange in enumerate(exchanges):
+        reply = dict(by_index[i])
+        text = reply.pop("response")
+        if decoding.cut_at_sentence:
+            text = cut_at_last_sentence(text)
+        rows.append(
+            {
+                "id": exchange.id,
+                "emotion": exchange.emotion,
+                "context": exchange.messages(),
+                "reference": exchange.reply,
+                "response": text,
+                "system": system,
+                "prompt_tokens": len(prompts[i]),
+                **reply,
+            }
+        )
+    write_jsonl(output, rows)
+    manifest = {
+        **asked,
+        "created": now(),
+        "responses": len(rows),
+        "prompts_shortened": shortened,
+        "finished": sum(row["finished"] for row in rows),
+        "empty": sum(not row["response"] for row in rows),
+        "sha256": sha256(output),
+        "versions": versions(),
+    }
+    write_json(manifest_path, manifest)
+    partial.unlink()
+    return manifest
+
+
+def _reply(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    prompts: list[list[int]],
+    decoding: Decoding,
+    number: int,
+) -> list[dict[str, Any]]:
+    """Replies to one batch of prompts: text, number of new tokens, whether the reply ended."""
+    tokenizer = chat.tokenizer
+    tokenizer.padding_side = "left"
+    width = max(map(len, prompts))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    sampled = decoding.temperature > 0
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=sampled,
+        temperature=decoding.temperature if sampled else None,
+        top_p=decoding.top_p if sampled else None,
+        eos_token_id=chat.eos,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    if sampled:
+        set_seed(decoding.seed + number)
+    device = model.device
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+        )
+    replies = []
+    for row in out[:, width:].tolist():
+        finished = chat.eos in row
+        new = row[: row.index(chat.eos)] if finished else row
+        text = tokenizer.decode(new, skip_special_tokens=True).strip()
+        replies.append(
+            {"response": text, "response_tokens": len(new) + finished, "finished": finished}
+        )
+    return replies
+
+
+def _done(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
+    """Finished batches of this very run; a line cut off by a crash is the last one and is dropped."""
+    if not partial.is_file() or not partial.stat().st_size:
+        return {}
+    text = partial.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        partial.write_text(whole, encoding="utf-8")
+    if not whole:
+        return {}
+    rows = [row for _, row in read_jsonl(partial)]
+    if any(row["key"] != key for row in rows):
+        raise UserError(
+            f"{partial}: these are the unfinished replies of another model, corpus or setting. "
+            "Choose another --output, or delete the file."
+        )
+    return {row["batch"]: row["replies"] for row in rows}
+
+
+def _finished(output: Path, manifest_path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of responses that are complete already, if they are what was asked for."""
+    manifest = json.loads(manifest_path.read_text()) if manifest_path.is_file() else {}
+    differing = [name for name, value in asked.items() if manifest.get(name) != value]
+    if differing:
+        raise UserError(
+            f"{output}: the file holds other responses (it differs in {', '.join(differing)}). "
+            "Choose another --output, or delete the file."
+        )
+    return manifest

@@ -1,0 +1,118 @@
+"""Replies of a model to a split of a corpus.
+
+    python recipes/generate.py --model runs/dpo --dialogues ED_FOLDER --system dpo --output dpo.jsonl
+
+Four systems make up an evaluation: `baseline` (the model before training), `length-controlled`
+(the same model asked for short replies, at most 30 new tokens, cut at the last full sentence),
+`sft` and `dpo`. The name only labels the replies, but for `length-controlled`, which sets these
+three. A second run does only what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from empo.alignment.launching import quiet_dependencies
+from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
+from empo.settings import option, parse, run
+
+LENGTH_CONTROLLED = "length-controlled"
+
+
+@dataclass(kw_only=True)
+class GenerateSettings:
+    """Settings of recipes/generate.py."""
+
+    model: str = option(help="hub id, model folder or run folder (its adapter chain is applied)")
+    dialogues: str = option(help="corpus: file, folder with one file per split, or hub:owner/name")
+    system: str = option(help="name of the system in the responses file and the report")
+    output: str = option(help="responses file to write (.jsonl)")
+    split: str = option("test", help="split of a folder or hub corpus")
+    subset: Literal["published"] | None = option(
+        None, help="published: the 2,540 exchanges of ED test that the paper evaluates"
+    )
+    mapping: str | None = option(None, help="YAML with the column names of another corpus")
+    limit: int | None = option(None, help="answer only the first N exchanges")
+    adapter: str | None = option(None, help="adapter folder to use instead of the model's own")
+    revision: str | None = option(None, help="revision of a hub model")
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", help="type of the weights")
+    load_in_4bit: bool = option(False, help="quantise the base to 4 bits (needs a GPU)")
+    device: str | None = option(None, help="cpu, cuda, ... (default: a GPU where there is one)")
+    chat_template: str | None = option(None, help="`zephyr` or a .jinja file (default: the model's)")
+    system_message: str | None = option(
+        None, help="system message (default: the one the model was trained with)"
+    )
+    max_new_tokens: int | None = option(None, help="longest reply (default 60; 30 length-controlled)")
+    temperature: float = option(0.0, help="0 is greedy")
+    top_p: float = option(1.0, help="nucleus for sampling")
+    batch_size: int = option(32, help="replies generated at once; part of the result when sampling")
+    max_prompt_tokens: int = option(512, help="longer contexts lose their oldest turns")
+    seed: int = option(42, help="seed for sampling")
+
+    def problems(self) -> list[str]:
+        """What cannot work."""
+        found = []
+        if self.temperature < 0:
+            found.append(f"--temperature: {self.temperature} is below 0.")
+        if not self.output.endswith(".jsonl"):
+            found.append(f"--output: {self.output} is no .jsonl file.")
+        return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, generate, say where it is."""
+    (settings,) = parse(
+        argv, GenerateSettings, prog="recipes/generate.py", description=__doc__ or ""
+    )
+    quiet_dependencies()
+    import torch
+
+    from empo import models
+    from empo.corpora import load_corpus, published_subset
+    from empo.generation import Decoding, generate
+    from empo.prompts import ChatFormat
+
+    corpus = load_corpus(settings.dialogues, settings.split, settings.mapping)
+    print(corpus.summary())
+    exchanges = corpus.exchanges()
+    if settings.subset == "published":
+        exchanges = published_subset(exchanges)
+    exchanges = exchanges[: settings.limit]
+
+    source = models.resolve(settings.model, settings.adapter, settings.revision)
+    tokenizer = models.load_tokenizer(source)
+    short = settings.system == LENGTH_CONTROLLED
+    trained_with = source.run.get("system_message", SYSTEM_MESSAGE)
+    message = settings.system_message or (LENGTH_CONTROLLED_MESSAGE if short else trained_with)
+    chat = ChatFormat(tokenizer, settings.chat_template, message, training=False)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.load_model(
+        source, settings.dtype, load_in_4bit=settings.load_in_4bit,
+        device=None if settings.load_in_4bit else device,
+    ).eval()
+    decoding = Decoding(
+        max_new_tokens=settings.max_new_tokens or (30 if short else 60),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        cut_at_sentence=short,
+    )
+    facts = {
+        "model": source.facts(),
+        "dtype": "4bit" if settings.load_in_4bit else settings.dtype,
+        "data": {"files": corpus.files, "subset": settings.subset, "exchanges": len(exchanges)},
+    }
+    manifest = generate(model, chat, exchanges, settings.system, settings.output, decoding, facts)
+    print(
+        f"{manifest['responses']:,} replies of {settings.system}, {manifest['finished']:,} ended by "
+        f"themselves, {manifest['empty']:,} empty: {settings.output}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -10,16 +10,7 @@ from typing import Any, Literal
 
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import OPPOSITES, load_opposites
-from empo.records import (
-    NIDF_SCHEMA,
-    PAIRS_SCHEMA,
-    UserError,
-    file_facts,
-    read_json,
-    write_json,
-    write_jsonl,
-)
-from empo.runs import versions
+from empo.records import NIDF_SCHEMA, UserError, write_json
 from empo.settings import option, parse, run
 
 
@@ -54,7 +45,7 @@ def pairs_command(argv: Sequence[str]) -> int:
 
     Example: empo pairs --dialogues data/sample --epochs 3 --output pairs
     """
-    from empo.preferences import Draws, pair_statistics, pairs
+    from empo.preferences import Draws, pairs, write_pairs
 
     (settings,) = parse(
         argv, PairsSettings, prog="empo pairs", description=pairs_command.__doc__ or ""
@@ -64,53 +55,21 @@ def pairs_command(argv: Sequence[str]) -> int:
     print(corpus.summary())
     exchanges = corpus.exchanges()
     draws = Draws(exchanges, table, settings.seed)
-    output = Path(settings.output)
-    if (output / "manifest.json").is_file():
-        other = read_json(output / "manifest.json")
-        if other.get("schema") != PAIRS_SCHEMA:
-            raise UserError(f"{output}: holds the output of another command; choose a new folder.")
-    elif output.is_dir() and any(output.iterdir()):
-        raise UserError(f"{output}: the folder is not empty; choose a new folder for the pairs.")
-    system = settings.system_message
-    files = []
-    for epoch in range(settings.epochs):
-        rows: Any = pairs(draws, exchanges, epoch)
-        if system:
-            message = {"role": "system", "content": system}
-            rows = ({**row, "prompt": [message, *row["prompt"]]} for row in rows)
-        path = output / f"epoch-{epoch}.{settings.format}"
-        if settings.format == "jsonl":
-            write_jsonl(path, rows)
-        else:
-            _write_parquet(path, list(rows))
-        files.append(file_facts(path))
-    statistics = pair_statistics(draws, exchanges, settings.epochs)
-    manifest = {
-        "schema": PAIRS_SCHEMA,
-        "seed": settings.seed,
-        "epochs": settings.epochs,
-        "system_message": system,
-        "corpus": corpus.facts(),
-        "opposites": {label: {"opposite": o.label, "source": o.source} for label, o in table.items()},
-        "pool_sizes": draws.pool_sizes(),
-        "statistics": statistics,
-        "files": files,
-        "versions": versions(),
-    }
-    write_json(output / "manifest.json", manifest)
+    statistics = write_pairs(
+        draws,
+        exchanges,
+        settings.epochs,
+        settings.output,
+        facts={
+            "corpus": corpus.facts(),
+            "opposites": {name: {"opposite": o.label, "source": o.source} for name, o in table.items()},
+        },
+        system_message=settings.system_message,
+        file_format=settings.format,
+    )
     _print_pairs(statistics, draws.pool_sizes(), list(pairs(draws, exchanges, 0))[: settings.show])
-    print(f"\n{len(exchanges):,} pairs x {settings.epochs} epochs in {output}/")
+    print(f"\n{len(exchanges):,} pairs x {settings.epochs} epochs in {settings.output}")
     return 0
-
-
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
-    beside.replace(path)
 
 
 def _print_pairs(
@@ -164,8 +123,59 @@ def nidf_command(argv: Sequence[str]) -> int:
     return 0
 
 
+@dataclass
+class MergeSettings:
+    """Settings of `empo merge`."""
+
+    model: str = option(help="adapter run folder, or model with --adapter")
+    output: str | None = option(None, help="folder of the merged model (default: MODEL/merged)")
+    adapter: str | None = option(None, help="adapter folder to merge into --model")
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", help="type to save in")
+
+
+def merge_command(argv: Sequence[str]) -> int:
+    """Merge an adapter chain into its base and save a plain model.
+
+    Merging is done in float32, then cast. Example: empo merge --model runs/dpo
+    """
+    from empo.alignment.launching import quiet_dependencies
+
+    (settings,) = parse(
+        argv, MergeSettings, prog="empo merge", description=merge_command.__doc__ or ""
+    )
+    quiet_dependencies()
+    from empo import models
+
+    source = models.resolve(settings.model, settings.adapter, merged=False)
+    if not source.adapters:
+        raise UserError(f"{settings.model}: there is no adapter to merge.")
+    output = Path(settings.output or Path(settings.model) / models.MERGED)
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output}: the folder is not empty; choose another --output.")
+    models.merge(source, output, settings.dtype)
+    print(f"{source.base} + {', '.join(source.adapters)}: {output}")
+    return 0
+
+
+def demo(argv: Sequence[str]) -> int:
+    """The whole flow on a laptop: sample corpus, tiny base, SFT, DPO, replies, report."""
+    from empo.demo import demo_command
+
+    return demo_command(argv)
+
+
+def preview(argv: Sequence[str]) -> int:
+    """Tokens with the loss mask, lengths, steps, parameters and memory of a recipe, untrained."""
+    from empo.preview import preview_command
+
+    return preview_command(argv)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo,
     "pairs": pairs_command,
+    "preview": preview,
+    "merge": merge_command,
     "nidf-table": nidf_command,
 }
 

@@ -9,12 +9,21 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, Literal
 
 from empo.dialogues import Exchange
 from empo.emotions import Opposite
-from empo.records import UserError
+from empo.records import (
+    PAIRS_SCHEMA,
+    UserError,
+    file_facts,
+    read_json,
+    write_json,
+    write_jsonl,
+)
+from empo.runs import versions
 
 
 class Draws:
@@ -147,6 +156,62 @@ def pair_statistics(
             }
         )
     return statistics
+
+
+def write_pairs(
+    draws: Draws,
+    exchanges: Sequence[Exchange],
+    epochs: int,
+    output: str | Path,
+    facts: Mapping[str, Any],
+    system_message: str | None = None,
+    file_format: Literal["jsonl", "parquet"] = "jsonl",
+) -> list[dict[str, Any]]:
+    """Write `epoch-0`, `epoch-1`, ... and `manifest.json` into `output`; return the statistics.
+
+    The same draws write the same bytes. `facts` (corpus, table of opposites) go into the manifest.
+    Raises UserError where the folder holds something else.
+    """
+    output = Path(output)
+    if (output / "manifest.json").is_file():
+        if read_json(output / "manifest.json").get("schema") != PAIRS_SCHEMA:
+            raise UserError(f"{output}: holds the output of another command; choose a new folder.")
+    elif output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output}: the folder is not empty; choose a new folder for the pairs.")
+    system = [{"role": "system", "content": system_message}] if system_message else []
+    files = []
+    for epoch in range(epochs):
+        rows = ({**row, "prompt": [*system, *row["prompt"]]} for row in pairs(draws, exchanges, epoch))
+        path = output / f"epoch-{epoch}.{file_format}"
+        if file_format == "jsonl":
+            write_jsonl(path, rows)
+        else:
+            _write_parquet(path, list(rows))
+        files.append(file_facts(path))
+    statistics = pair_statistics(draws, exchanges, epochs)
+    manifest = {
+        "schema": PAIRS_SCHEMA,
+        "seed": draws.seed,
+        "epochs": epochs,
+        "system_message": system_message,
+        **facts,
+        "pool_sizes": draws.pool_sizes(),
+        "statistics": statistics,
+        "files": files,
+        "versions": versions(),
+    }
+    write_json(output / "manifest.json", manifest)
+    return statistics
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
+    beside.replace(path)
 
 
 def _differs(walker: Exchange, reply: Exchange) -> bool:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     train_corpus, valid_corpus = read_splits(settings)
     print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
-    job = start_run(args, "sft", given, launch)
+    job = start_run(args, "sft", given, launch, settings.threads)
     if job.complete:
         print(f"{args.output_dir}: this run is complete.")
         return 0

@@ -26,7 +26,7 @@ from empo.runs import Run
 logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
-_VOLATILE = {"output_dir", "processes", "logging_dir", "hub_token"}
+_VOLATILE = {"output_dir", "processes", "threads", "logging_dir", "hub_token"}
 
 
 def score_labelled_positions_only() -> None:
@@ -92,23 +92,24 @@ class RunTrainer(Trainer):
 def read_splits(
     settings: DataSettings, labels: Collection[str] | None = None
 ) -> tuple[Corpus, Corpus]:
-    """The training and the validation corpus of a recipe, `limit` applied."""
+    """The training and the validation corpus of a recipe."""
     source = settings.dialogues
     if settings.valid is None and Path(source).is_file():
         raise UserError(
             f"valid: {source} is a single file; name the validation corpus in `valid`, or give a "
             "folder with train and valid files."
         )
-    train = load_corpus(source, settings.split, settings.mapping, labels)
-    valid = load_corpus(settings.valid or source, "valid", settings.mapping, labels)
-    if settings.limit is not None:
-        del train.dialogues[settings.limit :]
-        del valid.dialogues[settings.limit :]
-    return train, valid
+    train = load_corpus(source, settings.split, settings.mapping, labels, settings.limit)
+    valid_source = settings.valid or source
+    return train, load_corpus(valid_source, "valid", settings.mapping, labels, settings.limit)
 
 
 def start_run(
-    args: TrainingArguments, command: str, settings: dict[str, Any], launch: dict[str, Any]
+    args: TrainingArguments,
+    command: str,
+    settings: dict[str, Any],
+    launch: dict[str, Any],
+    threads: int | None = None,
 ) -> Run:
     """Open the run folder `args.output_dir` on every process; the main process writes it."""
     kept = {key: value for key, value in settings.items() if key not in _VOLATILE}
@@ -117,6 +118,8 @@ def start_run(
     run = Run.start(args.output_dir, command, kept)
     run.facts.update(name=Path(args.output_dir).name, seed=args.seed, launch=launch)
     set_seed(args.seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
     return run
 
 

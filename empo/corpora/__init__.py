@@ -37,6 +37,7 @@ class Corpus:
     rejected: list[Rejection]
     rows: int
     files: list[dict[str, Any]]
+    beyond_limit: int = 0
 
     def exchanges(self) -> list[Exchange]:
         """One exchange per dialogue, in corpus order."""
@@ -50,6 +51,7 @@ class Corpus:
             "files": self.files,
             "rows": self.rows,
             "dialogues": len(self.dialogues),
+            "beyond_limit": self.beyond_limit,
             "rejected": dict(Counter(rejection.reason for rejection in self.rejected)),
             "rejected_dialogues": [
                 {"id": r.id, "reason": r.reason, "detail": r.detail} for r in self.rejected
@@ -61,6 +63,7 @@ class Corpus:
         lines = [
             f"{self.source} [{self.split}]: {self.rows:,} rows, {len(self.dialogues):,} dialogues "
             f"used, {len(self.rejected):,} left out"
+            + (f", {self.beyond_limit:,} beyond the limit" if self.beyond_limit else "")
         ]
         for reason, count in Counter(r.reason for r in self.rejected).most_common():
             named = [f"{r.id} ({r.detail})" for r in self.rejected if r.reason == reason]
@@ -74,13 +77,14 @@ def load_corpus(
     split: str = "train",
     mapping: str | Path | None = None,
     labels: Collection[str] | None = None,
+    limit: int | None = None,
 ) -> Corpus:
     """Read one split of a corpus.
 
     `source` is a csv, tsv, jsonl or parquet file, a folder with one such file per split, or
     `hub:owner/name`. Without `mapping` the schema is that of EmpatheticDialogues; `mapping` is a
     YAML file with the column names of another corpus. `labels` are the emotions allowed (the 32
-    by default).
+    by default). `limit` keeps the first N good dialogues.
 
     Raises UserError where nothing can be read: no such file, a missing column, wrong quoting, bad
     UTF-8, no usable dialogue. Single bad dialogues are rejected and kept in `Corpus.rejected`.
@@ -100,7 +104,9 @@ def load_corpus(
             dialogues.append(dialogue)
         else:
             rejected.append(Rejection(dialogue_id, dialogue, detail))
-    corpus = Corpus(str(source), split, dialogues, rejected, table.rows, table.files)
+    beyond = 0 if limit is None else max(0, len(dialogues) - limit)
+    del dialogues[len(dialogues) - beyond :]
+    corpus = Corpus(str(source), split, dialogues, rejected, table.rows, table.files, beyond)
     if not dialogues:
         hint = ""
         if any(r.reason.startswith("unknown emotion") for r in rejected):

@@ -43,12 +43,14 @@ def evaluate(
     nidf_table: NidfTable | None = None,
     lexicons: Lexicons | None = None,
     metrics: Iterable[str] = METRICS,
+    extra: Mapping[str, Callable[[Sequence[Response]], MetricResult]] | None = None,
 ) -> dict[str, Any]:
     """Measure systems and human references on the exchanges that all systems share.
 
     `systems` maps a name to the system's responses; the human references are added as `human`, the
     last column. A metric that cannot run (`nidf` without its table, `iva` without its lexicons)
-    stands in `not_run` with the reason. Returns the content of results.json: JSON values only, no
+    stands in `not_run` with the reason. `extra` maps the names of further metrics, defined by a
+    corpus or a user, to their functions; they are measured and compared like the others. Returns the content of results.json: JSON values only, no
     NaN; beside a None stand `reasons`.
 
     Raises UserError where systems share no exchange or disagree on a reference.
@@ -69,7 +71,8 @@ def evaluate(
         ready["iva"] = lambda responses: iva(responses, lexicons, seed)
     wanted = set(metrics)
     asked = [name for name in METRICS if name in wanted]
-    names = [name for name in asked if name in ready]
+    ready |= extra or {}
+    names = [name for name in (*asked, *(extra or {})) if name in ready]
 
     pairs = list(combinations(aligned, 2))
     with tqdm(total=len(aligned) * len(names) + len(pairs), delay=2, desc="metrics") as bar:

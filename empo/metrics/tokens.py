@@ -18,11 +18,16 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _TOKENIZER = NLTKWordTokenizer()
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, split at white space after `.`, `!` or `?`; [""] for a blank one."""
+    return _SENTENCE_END.split(text.strip())
+
+
 @lru_cache(maxsize=200_000)  # every metric asks for the same few thousand texts
 def word_tokens(text: str) -> tuple[str, ...]:
     """The word tokens of a text, () for a blank one."""
     return tuple(
         token
-        for sentence in _SENTENCE_END.split(text.strip())
+        for sentence in sentences(text)
         for token in _TOKENIZER.tokenize(sentence)
     )

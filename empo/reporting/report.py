@@ -29,11 +29,12 @@ def write_report(
     *,
     published: bool = False,
     training: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    preface: str = "",
 ) -> Path:
     """Write report.md and its figures into `folder`; return the report's path.
 
     `published` puts the paper's rows beside ours (for its 2,540 exchanges). `training` maps the
-    name of a run to the rows of its log.jsonl.
+    name of a run to the rows of its log.jsonl. `preface` is markdown put first.
     """
     folder = Path(folder)
     systems = results["systems"]
@@ -50,7 +51,7 @@ def write_report(
             figures[f"training {name}"] = f"training-{name}.svg"
             training_figure(log, folder / f"training-{name}.svg")
     path = folder / "report.md"
-    write_text(path, render(results, figures, published=published))
+    write_text(path, preface + render(results, figures, published=published))
     return path
 
 

@@ -42,7 +42,10 @@ def model_card(facts: dict[str, Any]) -> str:
         for entry in (evaluations[0], evaluations[-1]):
             cells = " | ".join(f"{entry[key]:.4f}" for key in keys)
             lines.append(f"| {entry.get('step', 0)} | {cells} |")
-        lines += ["", f"n = {facts['lengths']['valid']['rows']:,} rows, one run, seed {facts['seed']}."]
+        lines += [
+            "",
+            f"n = {facts['lengths']['valid']['rows']:,} rows, one run, seed {facts['seed']}.",
+        ]
     lines += ["", "## Settings", "", "```json", json.dumps(facts["settings"], indent=2), "```"]
     lines += ["", "## Versions", ""]
     lines += [f"- {name} {version}" for name, version in facts["versions"].items()]

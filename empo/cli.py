@@ -62,7 +62,9 @@ def pairs_command(argv: Sequence[str]) -> int:
         settings.output,
         facts={
             "corpus": corpus.facts(),
-            "opposites": {name: {"opposite": o.label, "source": o.source} for name, o in table.items()},
+            "opposites": {
+                name: {"opposite": o.label, "source": o.source} for name, o in table.items()
+            },
         },
         system_message=settings.system_message,
         file_format=settings.format,
@@ -189,7 +191,10 @@ def main() -> None:
             print(f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}")
         sys.exit(0)
     if words[0] not in COMMANDS:
-        print(f"error: empo {words[0]}: no such command; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"error: empo {words[0]}: no such command; known: {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     run(lambda: COMMANDS[words[0]](words[1:]))
 

@@ -75,14 +75,14 @@ def demo_command(argv: Sequence[str]) -> int:
     _say("3/5 replies of four systems")
     for system, model in SYSTEMS.items():
         _recipe("generate")(
-            ["--model", str(folder / model), "--dialogues", str(source), "--system", system]
-            + ["--output", str(folder / "responses" / f"{system}.jsonl"), *common]
+            [
+                *("--model", str(folder / model), "--dialogues", str(source), "--system", system),
+                *("--output", str(folder / "responses" / f"{system}.jsonl"), *common),
+            ]
         )
 
     _say("4/5 metrics")
-    responses = {
-        name: read_responses(folder / "responses" / f"{name}.jsonl") for name in SYSTEMS
-    }
+    responses = {name: read_responses(folder / "responses" / f"{name}.jsonl") for name in SYSTEMS}
     results = _measure(folder, source, train, responses, composed, seed)
 
     _say("5/5 report")

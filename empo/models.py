@@ -177,9 +177,7 @@ def _with_adapter(model: PreTrainedModel, adapter: str, base: str, trainable: bo
         return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError, OSError) as error:
         first = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{adapter}: the adapter does not fit the base {base}: {first}"
-        ) from None
+        raise UserError(f"{adapter}: the adapter does not fit the base {base}: {first}") from None
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> UserError:
@@ -201,9 +199,7 @@ def merge(source: ModelSource, folder: str | Path, dtype: str = "float32") -> No
     load_tokenizer(source).save_pretrained(folder)
 
 
-def lora_config(
-    r: int, alpha: int, dropout: float, targets: Iterable[str]
-) -> LoraConfig:
+def lora_config(r: int, alpha: int, dropout: float, targets: Iterable[str]) -> LoraConfig:
     """LoRA on the named linear layers; embeddings and head stay frozen."""
     from peft import LoraConfig
 

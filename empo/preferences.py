@@ -181,7 +181,9 @@ def write_pairs(
     system = [{"role": "system", "content": system_message}] if system_message else []
     files = []
     for epoch in range(epochs):
-        rows = ({**row, "prompt": [*system, *row["prompt"]]} for row in pairs(draws, exchanges, epoch))
+        rows = (
+            {**row, "prompt": [*system, *row["prompt"]]} for row in pairs(draws, exchanges, epoch)
+        )
         path = output / f"epoch-{epoch}.{file_format}"
         if file_format == "jsonl":
             write_jsonl(path, rows)

@@ -199,7 +199,9 @@ class ChatFormat:
 
         try:
             return render(ours) == render(theirs)
-        except Exception:  # a template may refuse the probe (no system role) with an error of its own
+        except (
+            Exception
+        ):  # a template may refuse the probe (no system role) with an error of its own
             return False
 
     def _with_system(self, messages: Messages) -> list[dict[str, str]]:

@@ -46,7 +46,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def option(default: Any = dataclasses.MISSING, *, help: str, **field: Any) -> Any:  # noqa: A002
+def option(default: Any = dataclasses.MISSING, *, help: str, **field: Any) -> Any:
     """A documented settings field; `default_factory=` for lists."""
     if default is not dataclasses.MISSING:
         field["default"] = default
@@ -92,9 +92,7 @@ def resolve(
     Raises UserError with every problem found.
     """
     hints = {cls: typing.get_type_hints(cls) for cls in classes}
-    owners = {
-        field.name: cls for cls in classes for field in dataclasses.fields(cls) if field.init
-    }
+    owners = {field.name: cls for cls in classes for field in dataclasses.fields(cls) if field.init}
     namespace, unknown = _parser(classes, prog, description).parse_known_args(argv)
     config = namespace.__dict__.pop("config")
     problems = [
@@ -124,7 +122,8 @@ def resolve(
     for cls in classes:
         for field in dataclasses.fields(cls):
             required = (
-                field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+                field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING
             )
             if field.init and required and field.name not in values and "help" in field.metadata:
                 flag = field.name.replace("_", "-")
@@ -160,7 +159,10 @@ def run(main: Callable[[], int | None]) -> None:
 def _build(cls: type, values: dict[str, Any], owners: dict[str, type], problems: list[str]) -> Any:
     try:
         return cls(**{key: value for key, value in values.items() if owners[key] is cls})
-    except (ValueError, NotImplementedError) as error:  # trl and transformers check in __post_init__
+    except (
+        ValueError,
+        NotImplementedError,
+    ) as error:  # trl and transformers check in __post_init__
         problems.append(f"{cls.__name__}: {' '.join(str(error).split())}")
         return None
 

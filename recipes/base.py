@@ -1,7 +1,7 @@
 """Train a small base model from scratch, tokenizer included.
 
-    accelerate launch recipes/base.py --config recipes/tiny/base.yaml --output_dir runs/base
-    python recipes/base.py --help
+accelerate launch recipes/base.py --config recipes/tiny/base.yaml --output_dir runs/base
+python recipes/base.py --help
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trl import SFTConfig
 
     (settings, args), given = resolve(
-        argv, BaseSettings, SFTConfig, prog="recipes/base.py", description=__doc__ or "",
+        argv,
+        BaseSettings,
+        SFTConfig,
+        prog="recipes/base.py",
+        description=__doc__ or "",
         defaults=DEFAULTS,
     )
     launch = check_launch(args, settings.processes)
@@ -55,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = MaskedTurnTrainer(
-        model=model, args=args, train_dataset=rows, eval_dataset=valid_rows,
+        model=model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=valid_rows,
         processing_class=tokenizer,
     )
     train(trainer, job)

@@ -1,7 +1,7 @@
 """DPO: the human reply against a reply to the opposite emotion, drawn anew every epoch.
 
-    accelerate launch recipes/dpo.py --config recipes/zephyr-7b/dpo.yaml --model runs/sft
-    python recipes/dpo.py --help
+accelerate launch recipes/dpo.py --config recipes/zephyr-7b/dpo.yaml --model runs/sft
+python recipes/dpo.py --help
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from empo.alignment.launching import check_launch, quiet_dependencies, repeated_rows
+from empo.alignment.launching import check_launch, quiet_dependencies
 from empo.alignment.settings import DEFAULTS, DpoSettings
 from empo.emotions import OPPOSITES, load_opposites
 from empo.settings import resolve, run
@@ -21,16 +21,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trl import DPOConfig
 
     (settings, args), given = resolve(
-        argv, DpoSettings, DPOConfig, prog="recipes/dpo.py", description=__doc__ or "",
+        argv,
+        DpoSettings,
+        DPOConfig,
+        prog="recipes/dpo.py",
+        description=__doc__ or "",
         defaults=DEFAULTS,
     )
     launch = check_launch(args, settings.processes)
 
     from empo.alignment.dpo import (
-        EpochCollator, RedrawnDPOTrainer, dpo_rows, hand_over, policy_and_reference,
+        EpochCollator,
+        RedrawnDPOTrainer,
+        dpo_rows,
+        hand_over,
+        policy_and_reference,
     )
     from empo.alignment.training import (
-        base_facts, fresh_adapter, read_splits, start_run, template_facts, train,
+        base_facts,
+        fresh_adapter,
+        read_splits,
+        start_run,
+        template_facts,
+        train,
     )
     from empo.models import load_tokenizer
     from empo.preferences import Draws
@@ -64,8 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         **template_facts(chat),
     )
     trainer = RedrawnDPOTrainer(
-        model=policy, ref_model=reference_model, args=args, train_dataset=rows, eval_dataset=valid_rows,
-        processing_class=tokenizer, peft_config=None if source.adapters else fresh_adapter(settings),
+        model=policy,
+        ref_model=reference_model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=valid_rows,
+        processing_class=tokenizer,
+        peft_config=None if source.adapters else fresh_adapter(settings),
         data_collator=EpochCollator(tokenizer.pad_token_id, max_length=None),
     )
     train(trainer, job)

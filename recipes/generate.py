@@ -40,11 +40,15 @@ class GenerateSettings:
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", help="type of the weights")
     load_in_4bit: bool = option(False, help="quantise the base to 4 bits (needs a GPU)")
     device: str | None = option(None, help="cpu, cuda, ... (default: a GPU where there is one)")
-    chat_template: str | None = option(None, help="`zephyr` or a .jinja file (default: the model's)")
+    chat_template: str | None = option(
+        None, help="`zephyr` or a .jinja file (default: the model's)"
+    )
     system_message: str | None = option(
         None, help="system message (default: the one the model was trained with)"
     )
-    max_new_tokens: int | None = option(None, help="longest reply (default 60; 30 length-controlled)")
+    max_new_tokens: int | None = option(
+        None, help="longest reply (default 60; 30 length-controlled)"
+    )
     temperature: float = option(0.0, help="0 is greedy")
     top_p: float = option(1.0, help="nucleus for sampling")
     batch_size: int = option(32, help="replies generated at once; part of the result when sampling")
@@ -89,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chat = ChatFormat(tokenizer, settings.chat_template, message, training=False)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = models.load_model(
-        source, settings.dtype, load_in_4bit=settings.load_in_4bit,
+        source,
+        settings.dtype,
+        load_in_4bit=settings.load_in_4bit,
         device=None if settings.load_in_4bit else device,
     ).eval()
     decoding = Decoding(

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on whole dialogues, loss on the listener's turns only.
 
-    accelerate launch recipes/sft.py --config recipes/zephyr-7b/sft.yaml --dialogues ED_FOLDER
-    python recipes/sft.py --help
+accelerate launch recipes/sft.py --config recipes/zephyr-7b/sft.yaml --dialogues ED_FOLDER
+python recipes/sft.py --help
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trl import SFTConfig
 
     (settings, args), given = resolve(
-        argv, SftSettings, SFTConfig, prog="recipes/sft.py", description=__doc__ or "",
+        argv,
+        SftSettings,
+        SFTConfig,
+        prog="recipes/sft.py",
+        description=__doc__ or "",
         defaults=DEFAULTS,
     )
     launch = check_launch(args, settings.processes)
@@ -29,7 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo import models
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
     from empo.alignment.training import (
-        base_facts, fresh_adapter, read_splits, start_run, template_facts, train,
+        base_facts,
+        fresh_adapter,
+        read_splits,
+        start_run,
+        template_facts,
+        train,
     )
     from empo.prompts import ChatFormat
 
@@ -48,9 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer.chat_template = chat.plain_template
     rows, lengths = sft_rows(train_corpus.dialogues, chat, args.max_length)
     valid_rows, valid_lengths = sft_rows(valid_corpus.dialogues, chat, args.max_length)
-    model = models.load_model(
-        source, settings.dtype, settings.attention, settings.load_in_4bit
-    )
+    model = models.load_model(source, settings.dtype, settings.attention, settings.load_in_4bit)
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},
@@ -60,8 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = MaskedTurnTrainer(
-        model=model, args=args, train_dataset=rows, eval_dataset=valid_rows,
-        processing_class=tokenizer, peft_config=fresh_adapter(settings),
+        model=model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=valid_rows,
+        processing_class=tokenizer,
+        peft_config=fresh_adapter(settings),
     )
     train(trainer, job)
     if trainer.is_world_process_zero():

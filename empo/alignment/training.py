@@ -15,6 +15,7 @@ from peft import LoraConfig
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
+from empo.alignment.launching import repeated_rows
 from empo.alignment.settings import DataSettings, TuningSettings
 from empo.cards import model_card
 from empo.corpora import Corpus, load_corpus
@@ -82,7 +83,9 @@ class RunTrainer(Trainer):
         if self.is_world_process_zero():
             write_text(Path(self.args.output_dir) / "README.md", model_card(self.run.facts))
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -169,7 +172,14 @@ def train(trainer: RunTrainer, run: Run) -> None:
     trainer.run = run
     trainer.add_callback(LogFile(args.output_dir))
     if trainer.is_world_process_zero():
-        run.save(status="running")
+        rows, batch = len(trainer.train_dataset), args.per_device_train_batch_size * args.world_size
+        repeated = repeated_rows(rows, batch) if args.world_size > 1 else 0
+        if repeated:
+            print(
+                f"{rows:,} rows are no multiple of {args.world_size} processes x "
+                f"{args.per_device_train_batch_size}: {repeated} of them are seen twice per epoch"
+            )
+        run.save(status="running", rows_repeated_per_epoch=repeated)
     last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
     if last is not None:
         logger.warning("continuing from %s", last)
@@ -180,7 +190,8 @@ def train(trainer: RunTrainer, run: Run) -> None:
         epochs=trainer.state.num_train_epochs,
         evaluations=[entry for entry in history if "eval_loss" in entry],
         train_runtime_s=next(
-            (round(entry["train_runtime"], 1) for entry in history if "train_runtime" in entry), None
+            (round(entry["train_runtime"], 1) for entry in history if "train_runtime" in entry),
+            None,
         ),
     )
     trainer.save_model()

@@ -152,7 +152,8 @@ def _add_quoted(table: Table, path: Path, schema: Mapping, delimiter: str) -> No
                 surplus = len(row.pop(None, []))
                 found = sum(value is not None for value in row.values()) + surplus
                 table.broken.setdefault(
-                    dialogue_id, f"row with {found} fields instead of {len(reader.fieldnames or [])}"
+                    dialogue_id,
+                    f"row with {found} fields instead of {len(reader.fieldnames or [])}",
                 )
             table.add({**row, LINE: reader.line_num}, schema)
     except csv.Error as error:
@@ -187,7 +188,9 @@ def _read_hub(name: str, split: str, schema: Mapping) -> Table:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UserError("hub: sources need the package datasets (`pip install empo[train]`).") from None
+        raise UserError(
+            "hub: sources need the package datasets (`pip install empo[train]`)."
+        ) from None
     wanted = "validation" if split == "valid" else split
     try:
         data = load_dataset(name, split=wanted)

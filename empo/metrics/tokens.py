@@ -26,8 +26,4 @@ def sentences(text: str) -> list[str]:
 @lru_cache(maxsize=200_000)  # every metric asks for the same few thousand texts
 def word_tokens(text: str) -> tuple[str, ...]:
     """The word tokens of a text, () for a blank one."""
-    return tuple(
-        token
-        for sentence in sentences(text)
-        for token in _TOKENIZER.tokenize(sentence)
-    )
+    return tuple(token for sentence in sentences(text) for token in _TOKENIZER.tokenize(sentence))

@@ -35,9 +35,9 @@ def model_card(facts: dict[str, Any]) -> str:
         )
     evaluations = [entry for entry in facts.get("evaluations", []) if entry]
     if evaluations:
-        keys = [key for key in evaluations[-1] if key in _SHOWN]
+        keys = [key for key in evaluations[-1] if key in SHOWN]
         lines += ["", "## Evaluation on the validation split", ""]
-        lines += ["| step | " + " | ".join(_SHOWN[key] for key in keys) + " |"]
+        lines += ["| step | " + " | ".join(SHOWN[key] for key in keys) + " |"]
         lines += ["|" + "---|" * (len(keys) + 1)]
         for entry in (evaluations[0], evaluations[-1]):
             cells = " | ".join(f"{entry[key]:.4f}" for key in keys)
@@ -61,7 +61,7 @@ def model_card(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_SHOWN = {
+SHOWN = {
     "eval_loss": "loss",
     "eval_rewards/accuracies": "reward accuracy",
     "eval_rewards/margins": "reward margin",

@@ -12,12 +12,19 @@ from typing import Any
 import torch
 import trl.trainer.utils
 from peft import LoraConfig
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from empo.alignment.launching import repeated_rows
 from empo.alignment.settings import DataSettings, TuningSettings
-from empo.cards import model_card
+from empo.cards import SHOWN, model_card
 from empo.corpora import Corpus, load_corpus
 from empo.models import ModelSource, lora_config, weights_identity
 from empo.prompts import ChatFormat
@@ -67,6 +74,28 @@ class LogFile(TrainerCallback):
         if state.is_world_process_zero and state.log_history:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class Progress(ProgressCallback):
+    """trl's progress bar with the loss beside it; only evaluations get a line of their own."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Every step is in log.jsonl; the screen gets what a person follows."""
+        if self.training_bar is None or not logs:
+            return
+        if "eval_loss" in logs:
+            shown = {key.removeprefix("eval_"): logs[key] for key in SHOWN if key in logs}
+            text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
+            self.training_bar.write(f"epoch {logs.get('epoch', 0):.2f}, validation: {text}")
+        elif "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
 
 
 class RunTrainer(Trainer):
@@ -171,6 +200,9 @@ def train(trainer: RunTrainer, run: Run) -> None:
     args = trainer.args
     trainer.run = run
     trainer.add_callback(LogFile(args.output_dir))
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress)
     if trainer.is_world_process_zero():
         rows, batch = len(trainer.train_dataset), args.per_device_train_batch_size * args.world_size
         repeated = repeated_rows(rows, batch) if args.world_size > 1 else 0

@@ -106,6 +106,8 @@ def load_corpus(
             rejected.append(Rejection(dialogue_id, dialogue, detail))
     beyond = 0 if limit is None else max(0, len(dialogues) - limit)
     del dialogues[len(dialogues) - beyond :]
+    if Path(source).is_file():
+        split = Path(source).stem
     corpus = Corpus(str(source), split, dialogues, rejected, table.rows, table.files, beyond)
     if not dialogues:
         hint = ""

@@ -88,23 +88,27 @@ def render(
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """The systems in one small table of plain text, for the terminal."""
+    """The systems in one table of plain text, for the terminal."""
     rows = [
-        ["system", "n", "templates", "compression", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "characters"]
+        "system;n;templates;span/total nodes;from root;compression;starts;"
+        "NIDF;|ΔI|;|ΔV|;|ΔA|;|ΔD|;characters".split(";")
     ]
     for name, system in results["systems"].items():
         metrics = system["metrics"]
-        trie, iva = metrics.get("trie", {}), metrics.get("iva", {})
+        trie, nidf, iva = (metrics.get(key, {}) for key in ("trie", "nidf", "iva"))
         rows.append(
             [
                 name,
                 str(system["n"]),
                 number(trie.get("templates"), 0),
-                number(trie.get("compression_ratio"), 4),
-                number(metrics.get("nidf", {}).get("mean"), 4),
+                f"{number(trie.get('span_nodes'), 0)}/{number(trie.get('total_nodes'), 0)}",
+                number(trie.get("children_from_root"), 0),
+                number(trie.get("compression_ratio"), 5),
+                number(trie.get("unique_start_words"), 0),
+                f"{number(nidf.get('mean'), 4)} ± {number(nidf.get('sd'), 4)}",
                 *(
                     number(iva.get(dimension, {}).get("mean_absolute"), 4)
-                    for dimension in ("intensity", "valence", "arousal")
+                    for dimension in ("intensity", "valence", "arousal", "dominance")
                 ),
                 number(metrics.get("length", {}).get("mean_characters"), 1),
             ]

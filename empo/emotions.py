@@ -55,6 +55,7 @@ def load_opposites(path: str | Path) -> dict[str, Opposite]:
     """
     reader = csv.DictReader(io.StringIO(read_text(path)))
     columns = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = columns
     missing = [name for name in ("label", "opposite") if name not in columns]
     if missing:
         raise UserError(

@@ -55,10 +55,14 @@ def resolve(
     folder = Path(model)
     if adapter is not None:
         base = resolve(model, revision=revision)
+        read_run(adapter)
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise UserError(f"{adapter}: the folder holds no adapter (adapter_config.json).")
         _check_base(Path(adapter), base.base)
         return ModelSource(base.base, (*base.adapters, adapter), revision, base.run)
     if not folder.is_dir():
-        if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        local = model.startswith((".", "/", "~")) or model.count("/") != 1
+        if local or folder.exists() or folder.parent.is_dir():
             raise UserError(f"{model}: no such model folder, and not a hub id (owner/name).")
         return ModelSource(model, revision=revision)
     run = read_run(folder) or {}
@@ -92,7 +96,7 @@ def weights_identity(model: str, revision: str | None = None) -> dict[str, Any]:
 def _check_base(adapter: Path, base: str) -> None:
     """Refuse an adapter whose recorded base has other weights than the base it is to be put on."""
     manifest = adapter / "run.json"
-    recorded = read_json(manifest)["base_model"] if manifest.is_file() else {}
+    recorded = read_json(manifest).get("base_model", {}) if manifest.is_file() else {}
     found = weights_identity(base).get("sha256")
     if found and recorded.get("sha256") and recorded["sha256"] != found:
         raise UserError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
@@ -92,16 +92,21 @@ class Draws:
                 if fits(walker, drawn[other]) and fits(walkers[other], drawn[place]):
                     drawn[place], drawn[other] = drawn[other], drawn[place]
                     break
-            else:  # nobody to swap with: an unused reply, else any whose text is another
-                used = {reply.id for reply in drawn}
-                ahead = [pool[(start + place + step) % len(pool)] for step in range(len(pool))]
-                others = [reply for reply in ahead if _differs(walker, reply)]
-                if not others:
-                    raise UserError(
-                        f"exchange {walker.id!r}: every reply of the opposite emotion "
-                        f"{opposite!r} equals its own. Add dialogues of that emotion."
-                    )
-                drawn[place] = next((r for r in others if r.id not in used), others[0])
+            else:  # swapping two is not enough: hand the same replies out anew
+                drawn = _assigned(walkers, drawn, fits)
+                break
+        for place, walker in enumerate(walkers):
+            if _differs(walker, drawn[place]):
+                continue
+            used = {reply.id for reply in drawn}
+            ahead = [pool[(start + place + step) % len(pool)] for step in range(len(pool))]
+            others = [reply for reply in ahead if _differs(walker, reply)]
+            if not others:
+                raise UserError(
+                    f"exchange {walker.id!r}: every reply of the opposite emotion {opposite!r} "
+                    "equals its own. Add dialogues of that emotion."
+                )
+            drawn[place] = next((reply for reply in others if reply.id not in used), others[0])
         return {walker.id: reply for walker, reply in zip(walkers, drawn, strict=True)}
 
 
@@ -174,8 +179,14 @@ def write_pairs(
     """
     output = Path(output)
     if (output / "manifest.json").is_file():
-        if read_json(output / "manifest.json").get("schema") != PAIRS_SCHEMA:
+        before = read_json(output / "manifest.json")
+        if before.get("schema") != PAIRS_SCHEMA:
             raise UserError(f"{output}: holds the output of another command; choose a new folder.")
+        (output / "manifest.json").unlink()  # written last: its files belong to it
+        for entry in before["files"]:
+            (output / entry["file"]).unlink(missing_ok=True)
+    elif output.exists() and not output.is_dir():
+        raise UserError(f"{output}: this is a file; --output is a folder.")
     elif output.is_dir() and any(output.iterdir()):
         raise UserError(f"{output}: the folder is not empty; choose a new folder for the pairs.")
     system = [{"role": "system", "content": system_message}] if system_message else []
@@ -214,6 +225,21 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     beside = path.with_name(f".{path.name}.partial")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
     beside.replace(path)
+
+
+def _assigned(
+    walkers: Sequence[Exchange],
+    replies: Sequence[Exchange],
+    fits: Callable[[Exchange, Exchange], bool],
+) -> list[Exchange]:
+    """The replies dealt to the walkers with as few repeats, and above all equal texts, as can be."""
+    from scipy.optimize import linear_sum_assignment
+
+    equal_text = len(walkers) + 1
+    cost = [
+        [0 if fits(w, r) else 1 if _differs(w, r) else equal_text for r in replies] for w in walkers
+    ]
+    return [replies[column] for column in linear_sum_assignment(cost)[1]]
 
 
 def _differs(walker: Exchange, reply: Exchange) -> bool:

@@ -93,9 +93,11 @@ class ChatFormat:
         self.eos = tokenizer.eos_token_id
         default = tokenizer("")["input_ids"]
         self._bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id in default[:1] else []
-        controls = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        controls |= set(_ROLE_MARKERS.findall(self.template))
-        self._controls = sorted(filter(None, controls), key=len, reverse=True)
+        added = tokenizer.added_tokens_decoder.values()
+        controls = {token.content for token in added if token.special}
+        controls |= {*tokenizer.all_special_tokens, *_ROLE_MARKERS.findall(self.template)}
+        controls = {text for text in controls if len(text.strip()) > 1}  # must break at a blank
+        self._controls = sorted(controls, key=len, reverse=True)
         self.completion = lru_cache(maxsize=None)(self._completion)
 
     @property

@@ -60,7 +60,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     loader.name = str(path)
     try:
         value = loader.get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date or key that cannot be
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     finally:
         loader.dispose()
@@ -119,22 +119,21 @@ def resolve(
                 values[key] = _from_text(value, hint) if is_text else _checked(value, hint)
             except ValueError as error:
                 problems.append(f"{where}: {error}")
-    for cls in classes:
-        for field in dataclasses.fields(cls):
-            required = (
-                field.default is dataclasses.MISSING
-                and field.default_factory is dataclasses.MISSING
-            )
-            if field.init and required and field.name not in values and "help" in field.metadata:
-                flag = field.name.replace("_", "-")
-                problems.append(f"--{flag}: missing ({field.metadata['help']})")
-    ours = [cls for cls in classes if hasattr(cls, "problems")]
     built: dict[type, Any] = {}
-    if not problems:
-        for cls in ours:
+    for cls in classes:
+        missing = [
+            f"--{field.name.replace('_', '-')}: missing ({field.metadata['help']})"
+            for field in dataclasses.fields(cls)
+            if field.init
+            and field.name not in values
+            and "help" in field.metadata
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ]
+        problems += missing
+        if not missing and hasattr(cls, "problems"):
             built[cls] = _build(cls, values, owners, problems)
-            if built[cls] is not None:
-                problems += built[cls].problems()
+            problems += built[cls].problems() if built[cls] is not None else []
     if not problems:
         for cls in classes:
             if cls not in built:
@@ -250,8 +249,10 @@ def _from_text(text: str | list[str], hint: Any) -> Any:
         return text
     try:
         value = _Loader(text).get_single_data()
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError):
         value = text
+    if isinstance(value, str):
+        value = text  # as it was typed: quotes and # mean nothing to YAML here
     try:
         return _checked(value, hint)
     except ValueError:

@@ -42,8 +42,10 @@ class Table:
             self.broken[dialogue_id] = "dialogue id occurs twice"
         elif not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             self.broken[dialogue_id] = f"column {schema.turns!r} is no list of turns"
+        elif not turns:
+            self.broken[dialogue_id] = "fewer than 2 turns"
         self.dialogues[dialogue_id] = [row]
-        if dialogue_id not in self.broken and turns:
+        if dialogue_id not in self.broken:
             self.dialogues[dialogue_id] = [
                 {**row, **turn, POSITION: place} for place, turn in enumerate(turns, start=1)
             ]
@@ -123,7 +125,7 @@ def _add_unquoted(table: Table, path: Path, schema: Mapping, delimiter: str) -> 
         if len(fields) != len(header):
             if any(field.startswith('"') for field in fields):
                 raise _quoted(path, number)
-            dialogue_id = fields[id_column] if len(fields) > id_column else f"line {number}"
+            dialogue_id = fields[id_column].strip() if len(fields) > id_column else f"line {number}"
             table.broken.setdefault(
                 dialogue_id, f"row with {len(fields)} fields instead of {len(header)}"
             )
@@ -147,7 +149,8 @@ def _add_quoted(table: Table, path: Path, schema: Mapping, delimiter: str) -> No
     try:
         _check_columns(list(reader.fieldnames or []), path, schema)
         for row in reader:
-            dialogue_id = str(row[schema.dialogue_id])
+            dialogue_id = str(row[schema.dialogue_id] or f"line {reader.line_num}").strip()
+            row[schema.dialogue_id] = dialogue_id
             if None in row or None in row.values():
                 surplus = len(row.pop(None, []))
                 found = sum(value is not None for value in row.values()) + surplus
@@ -158,7 +161,7 @@ def _add_quoted(table: Table, path: Path, schema: Mapping, delimiter: str) -> No
             table.add({**row, LINE: reader.line_num}, schema)
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {reader.line_num}: not a well-quoted csv ({error}). If the file is "
+            f"{path}, line {reader.reader.line_num}: not a well-quoted csv ({error}). If the file is "
             "unquoted, say `quoting: none` in the mapping file."
         ) from None
 

@@ -1,0 +1,103 @@
+"""A run folder says itself whether it can be used, continued or must be left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from empo.records import RUN_SCHEMA, UserError
+from empo.runs import Run, now, read_run, versions
+
+SETTINGS: dict[str, Any] = {"seed": 42, "learning_rate": 1e-5, "lora_targets": ["q_proj"]}
+
+
+def test_a_new_run_writes_nothing_until_it_is_saved(tmp_path: Path) -> None:
+    run = Run.start(tmp_path / "run", "sft", SETTINGS)
+    assert not (tmp_path / "run").exists()
+    run.save(steps=3)
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["schema"] == RUN_SCHEMA == "empo.run/1"
+    assert (facts["status"], facts["command"], facts["steps"]) == ("running", "sft", 3)
+    assert facts["settings"] == SETTINGS
+    assert facts["versions"]["python"] and facts["started"]
+
+
+def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
+    assert not Run.start(tmp_path, "sft", SETTINGS).complete
+
+
+def test_a_run_with_the_same_settings_is_continued(tmp_path: Path) -> None:
+    Run.start(tmp_path, "sft", SETTINGS).save(seed=42)
+    (tmp_path / "checkpoint-1").mkdir()
+    again = Run.start(tmp_path, "sft", dict(reversed(SETTINGS.items())))
+    assert again.facts["seed"] == 42 and not again.complete
+    again.save(status="complete")
+    assert Run.start(tmp_path, "sft", SETTINGS).complete
+
+
+def test_another_run_in_the_folder_is_refused_with_every_difference(tmp_path: Path) -> None:
+    Run.start(tmp_path, "sft", SETTINGS).save()
+    changed = {**SETTINGS, "learning_rate": 2e-5, "lora_targets": ["q_proj", "v_proj"], "limit": 5}
+    del changed["seed"]
+    with pytest.raises(UserError) as error:
+        Run.start(tmp_path, "sft", changed)
+    assert str(error.value) == (
+        f"{tmp_path}: this folder already holds another run (sft, running). It differs in:\n"
+        "  - learning_rate: 1e-05 there, 2e-05 now\n"
+        "  - limit: None there, 5 now\n"
+        "  - lora_targets: ['q_proj'] there, ['q_proj', 'v_proj'] now\n"
+        "  - seed: 42 there, None now\n"
+        "Choose another output folder, or give the settings of that run to continue it."
+    )
+
+
+def test_a_run_of_another_command_is_refused(tmp_path: Path) -> None:
+    Run.start(tmp_path, "sft", SETTINGS).save(status="complete")
+    with pytest.raises(UserError, match=r"\(sft, complete\)(.|\n)*command: 'sft' there, 'dpo' now"):
+        Run.start(tmp_path, "dpo", SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden"])
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError) as error:
+        Run.start(tmp_path, "sft", SETTINGS)
+    assert str(error.value) == (
+        f"{tmp_path}: the folder is not empty and holds no run.json. "
+        "Choose an empty or a new output folder."
+    )
+
+
+def test_only_a_run_that_has_ended_is_read(tmp_path: Path) -> None:
+    assert read_run(tmp_path) is None
+    run = Run.start(tmp_path, "sft", SETTINGS)
+    run.save()
+    with pytest.raises(UserError) as error:
+        read_run(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: this run has not ended. Run its command again to continue it (sft)."
+    )
+    run.save(status="complete", seed=42)
+    facts = read_run(tmp_path)
+    assert facts is not None and facts["seed"] == 42
+
+
+def test_a_manifest_that_is_no_json_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": ')
+    with pytest.raises(UserError, match=r"run\.json, line 1: not JSON"):
+        read_run(tmp_path)
+    with pytest.raises(UserError, match=r"run\.json, line 1: not JSON"):
+        Run.start(tmp_path, "sft", SETTINGS)
+
+
+def test_versions_name_what_moves_numbers_and_nothing_that_is_not_installed() -> None:
+    found = versions()
+    assert {"python", "platform", "empo", "numpy"} <= found.keys()
+    assert all(isinstance(version, str) and version for version in found.values())
+
+
+def test_the_time_is_utc_to_the_second() -> None:
+    assert now().endswith("+00:00") and len(now()) == len("2026-01-01T00:00:00+00:00")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from empo.corpora import Corpus, load_corpus
-from empo.emotions import OPPOSITES, load_opposites
+from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.records import NIDF_SCHEMA, UserError, write_json
 from empo.settings import option, parse, run
 
@@ -51,7 +51,8 @@ def pairs_command(argv: Sequence[str]) -> int:
         argv, PairsSettings, prog="empo pairs", description=pairs_command.__doc__ or ""
     )
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
-    corpus = load_corpus(settings.dialogues, settings.split, settings.mapping, labels=table)
+    labels = None if settings.opposites else LABELS  # an own table must be total over the corpus
+    corpus = load_corpus(settings.dialogues, settings.split, settings.mapping, labels=labels)
     print(corpus.summary())
     exchanges = corpus.exchanges()
     draws = Draws(exchanges, table, settings.seed)

@@ -218,11 +218,12 @@ def lora_config(r: int, alpha: int, dropout: float, targets: Iterable[str]) -> L
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer for a small base; its role markers are single special tokens."""
+    """A byte-level BPE tokenizer for a small base; its role markers are single special tokens.
+
+    It has no chat template yet: `empo.prompts.ChatFormat` is given one by name.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
-
-    from empo.prompts import ZEPHYR_TEMPLATE
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -238,15 +239,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
         additional_special_tokens=special[3:],
     )
-    fast.chat_template = ZEPHYR_TEMPLATE
-    return fast
 
 
 def small_base(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from empo.alignment.launching import quiet_dependencies, repeated_rows
 from empo.alignment.settings import DEFAULTS, BaseSettings, DpoSettings, SftSettings
 from empo.corpora import Corpus
-from empo.emotions import OPPOSITES, load_opposites
+from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.records import UserError
 from empo.settings import option, resolve
 
@@ -54,7 +54,8 @@ def preview_command(argv: Sequence[str]) -> int:
     table = OPPOSITES
     if kind == "dpo" and settings.opposites:
         table = load_opposites(settings.opposites)
-    train, valid = read_splits(settings, table)
+    own_table = table is not OPPOSITES
+    train, valid = read_splits(settings, None if own_table else LABELS)
     print(f"== {kind} recipe\n{train.summary()}\n{valid.summary()}")
     print("\n== tokens")
     rows = len(train.dialogues)
@@ -111,7 +112,8 @@ def _tokens(
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
 
-    chat = ChatFormat(tokenizer, settings.chat_template, settings.system_message)
+    template = settings.chat_template or ("zephyr" if kind == "base" else None)
+    chat = ChatFormat(tokenizer, template, settings.system_message)
     if kind == "dpo":
         epochs = math.ceil(args.num_train_epochs)
         exchanges = train.exchanges()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from empo.alignment.launching import check_launch, quiet_dependencies
 from empo.alignment.settings import DEFAULTS, DpoSettings
-from empo.emotions import OPPOSITES, load_opposites
+from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.settings import resolve, run
 
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
 
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
-    train_corpus, valid_corpus = read_splits(settings, table)
+    train_corpus, valid_corpus = read_splits(settings, None if settings.opposites else LABELS)
     print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
     job = start_run(args, "dpo", given, launch, settings.threads)
     if job.complete:

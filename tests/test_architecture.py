@@ -22,10 +22,7 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 OPEN_ON_FLOOR_1 = {"records", "dialogues"}
 
-EXCEPTIONS = {
-    # train_tokenizer gives a small base the template text; prompts imports nothing of models
-    "empo/models.py imports prompts",
-}
+EXCEPTIONS: set[str] = set()
 
 FRAMEWORKS = {"torch", "transformers", "trl", "peft", "accelerate", "deepspeed"}
 HEAVY = {"torch", "transformers", "trl"}

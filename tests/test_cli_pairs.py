@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from empo import cli
+from empo.emotions import OPPOSITES
 from empo.metrics.nidf import load_table
 from empo.records import PAIRS_SCHEMA, Pair, read_jsonl, sha256
 
@@ -143,7 +144,10 @@ def test_a_system_message_begins_every_prompt_and_changes_nothing_else(
 
 
 def test_seed_and_own_table_change_the_draw(
-    first: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["--dialogues", SAMPLE, "--split", "valid", "--epochs", "1", "--output"]
     assert call(monkeypatch, "pairs", *words, str(tmp_path / "seed"), "--seed", "7") == 0
@@ -153,15 +157,17 @@ def test_seed_and_own_table_change_the_draw(
     assert [row["rejected_id"] for row in seeded] != [row["rejected_id"] for row in plain]
 
     own = tmp_path / "own.csv"
-    own.write_text("label,opposite,source\nsad,joyful,me\njoyful,sad,me\n")
+    table = {label: opposite.label for label, opposite in OPPOSITES.items()} | {"sad": "proud"}
+    own.write_text("label,opposite,source\n" + "".join(f"{a},{b},me\n" for a, b in table.items()))
     assert call(monkeypatch, "pairs", *words, str(tmp_path / "own"), "--opposites", str(own)) == 0
     found = rows(tmp_path / "own" / "epoch-0.jsonl")
-    assert {(row["emotion"], row["opposite"]) for row in found} == {
-        ("sad", "joyful"), ("joyful", "sad"),
-    }  # fmt: skip
+    assert {(row["emotion"], row["opposite"]) for row in found} == set(table.items())
     manifest = json.loads((tmp_path / "own" / "manifest.json").read_text())
-    assert manifest["opposites"]["sad"] == {"opposite": "joyful", "source": "me"}
-    assert manifest["corpus"]["rejected"]["unknown emotion 'afraid'"] == 8
+    assert manifest["opposites"]["sad"] == {"opposite": "proud", "source": "me"}
+
+    own.write_text("label,opposite\nsad,joyful\njoyful,sad\n")
+    assert call(monkeypatch, "pairs", *words, str(tmp_path / "few"), "--opposites", str(own)) == 2
+    assert "'afraid' (8 exchanges) has no opposite in the table" in capsys.readouterr().err
 
 
 # --- a user's errors ---

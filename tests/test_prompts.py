@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empo.dialogues import Dialogue, Turn
 from empo.models import ModelSource, load_tokenizer, train_tokenizer
-from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE, ChatFormat
+from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE, ZEPHYR_TEMPLATE, ChatFormat
 from empo.records import UserError
 
 PUBLISHED = (
@@ -46,7 +46,9 @@ MESSAGES = [
 
 
 def new_tokenizer() -> PreTrainedTokenizerBase:
-    return train_tokenizer(TEXTS * 20, 330)
+    tokenizer = train_tokenizer(TEXTS * 20, 330)
+    tokenizer.chat_template = ZEPHYR_TEMPLATE
+    return tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from empo.alignment.launching import repeated_rows
 from empo.alignment.settings import DataSettings, TuningSettings
 from empo.cards import SHOWN, model_card
 from empo.corpora import Corpus, load_corpus
+from empo.emotions import LABELS
 from empo.models import ModelSource, lora_config, weights_identity
 from empo.prompts import ChatFormat
 from empo.records import UserError, write_jsonl, write_text
@@ -122,9 +123,9 @@ class RunTrainer(Trainer):
 
 
 def read_splits(
-    settings: DataSettings, labels: Collection[str] | None = None
+    settings: DataSettings, labels: Collection[str] | None = LABELS
 ) -> tuple[Corpus, Corpus]:
-    """The training and the validation corpus of a recipe."""
+    """The training and the validation corpus of a recipe; `labels` as in `load_corpus`."""
     source = settings.dialogues
     if settings.valid is None and Path(source).is_file():
         raise UserError(

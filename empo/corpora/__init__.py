@@ -76,7 +76,7 @@ def load_corpus(
     source: str | Path,
     split: str = "train",
     mapping: str | Path | None = None,
-    labels: Collection[str] | None = None,
+    labels: Collection[str] | None = LABELS,
     limit: int | None = None,
 ) -> Corpus:
     """Read one split of a corpus.
@@ -84,13 +84,13 @@ def load_corpus(
     `source` is a csv, tsv, jsonl or parquet file, a folder with one such file per split, or
     `hub:owner/name`. Without `mapping` the schema is that of EmpatheticDialogues; `mapping` is a
     YAML file with the column names of another corpus. `labels` are the emotions allowed (the 32
-    by default). `limit` keeps the first N good dialogues.
+    by default), None for any. `limit` keeps the first N good dialogues.
 
     Raises UserError where nothing can be read: no such file, a missing column, wrong quoting, bad
     UTF-8, no usable dialogue. Single bad dialogues are rejected and kept in `Corpus.rejected`.
     """
     schema = load_mapping(mapping) if mapping is not None else MAPPING
-    allowed = frozenset(LABELS if labels is None else labels)
+    allowed = None if labels is None else frozenset(labels)
     table = read_rows(source, split, schema)
     dialogues: list[Dialogue] = []
     rejected: list[Rejection] = []
@@ -118,7 +118,7 @@ def load_corpus(
 
 
 def _dialogue(
-    dialogue_id: str, rows: list[dict[str, Any]], schema: Mapping, labels: frozenset[str]
+    dialogue_id: str, rows: list[dict[str, Any]], schema: Mapping, labels: frozenset[str] | None
 ) -> Dialogue | str:
     """The dialogue of these rows, or the reason why it is rejected."""
     turns: list[tuple[float, Turn]] = []
@@ -139,7 +139,7 @@ def _dialogue(
     if len(emotions) > 1:
         return "several emotion labels"
     emotion = emotions.pop()
-    if emotion not in labels:
+    if labels is not None and emotion not in labels:
         return f"unknown emotion {emotion!r}"
     turns.sort(key=lambda turn: turn[0])
     sequence = tuple(turn for _, turn in turns)

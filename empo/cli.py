@@ -167,6 +167,13 @@ def demo(argv: Sequence[str]) -> int:
     return demo_command(argv)
 
 
+def chat(argv: Sequence[str]) -> int:
+    """Talk to one or two systems side by side, in the terminal."""
+    from empo.chat import chat_command
+
+    return chat_command(argv)
+
+
 def preview(argv: Sequence[str]) -> int:
     """Tokens with the loss mask, lengths, steps, parameters and memory of a recipe, untrained."""
     from empo.preview import preview_command
@@ -178,6 +185,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "pairs": pairs_command,
     "preview": preview,
+    "chat": chat,
     "merge": merge_command,
     "nidf-table": nidf_command,
 }

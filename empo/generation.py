@@ -98,7 +98,7 @@ def generate(
         for number, batch in enumerate(tqdm(batches, desc=f"replies of {system}", unit="batch")):
             if number in done:
                 continue
-            replies = _reply(model, chat, [prompts[i] for i in batch], decoding, number)
+            replies = reply_to(model, chat, [prompts[i] for i in batch], decoding, number)
             done[number] = replies
             file.write(json.dumps({"key": key, "batch": number, "replies": replies}) + "\n")
             file.flush()
@@ -141,7 +141,7 @@ def generate(
     return manifest
 
 
-def _reply(
+def reply_to(
     model: PreTrainedModel,
     chat: ChatFormat,
     prompts: list[list[int]],

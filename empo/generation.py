@@ -77,12 +77,14 @@ def generate(
         return _finished(output, manifest_path, asked)
     prompts = []
     shortened = 0
+    room = model.config.max_position_embeddings - decoding.max_new_tokens
+    limit = min(decoding.max_prompt_tokens, room)
     for exchange in exchanges:
-        ids, dropped = chat.fitting_prompt(exchange.messages(), decoding.max_prompt_tokens)
+        ids, dropped = chat.fitting_prompt(exchange.messages(), limit)
         if ids is None:
             raise UserError(
                 f"exchange {exchange.id!r}: the last speaker turn alone is longer than "
-                f"{decoding.max_prompt_tokens} tokens. Raise --max-prompt-tokens."
+                f"{limit} tokens (--max-prompt-tokens, or what the model can hold)."
             )
         shortened += dropped > 0
         prompts.append(ids)

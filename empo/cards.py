@@ -17,7 +17,8 @@ def model_card(facts: dict[str, Any]) -> str:
     base = facts.get("base_model")
     header: dict[str, Any] = {"tags": ["empo", facts["command"]], "license": "other"}
     if base:
-        header["base_model"] = base["name"]
+        if "relative" not in base:  # the hub refuses the path of a local folder
+            header["base_model"] = base["name"]
         header["library_name"] = "peft" if facts.get("adapter") else "transformers"
     lines = ["---", yaml.safe_dump(header, sort_keys=True).strip(), "---", ""]
     lines += [f"# {facts['name']}", "", _summary(facts), "", "## Data", ""]
@@ -78,7 +79,9 @@ def _summary(facts: dict[str, Any]) -> str:
         "opposite emotion, drawn anew every epoch.",
     }[facts["command"]]
     base = facts.get("base_model")
-    identity = base.get("sha256", base.get("revision", ""))[:12] if base else ""
+    identity = (
+        str(base.get("sha256") or base.get("commit") or base.get("revision"))[:12] if base else ""
+    )
     on = f" Base: {base['name']} ({identity})." if base else ""
     reference = f" Reference: {facts['reference']}." if facts.get("reference") else ""
     return f"{what}{on}{reference}"

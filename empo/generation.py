@@ -162,6 +162,10 @@ def reply_to(
         do_sample=sampled,
         temperature=decoding.temperature if sampled else None,
         top_p=decoding.top_p if sampled else None,
+        top_k=0,  # what is not set here would come from the checkpoint
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         eos_token_id=chat.eos,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

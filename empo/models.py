@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from empo.records import UserError, read_json, sha256
-from empo.runs import read_run
+from empo.records import RUN_SCHEMA, UserError, read_json, sha256, write_json
+from empo.runs import read_run, versions
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 MERGED = "merged"
 """Sub-folder of an adapter run in which its merged model lies."""
-
-_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,18 @@ def resolve(
     folder = Path(model)
     if adapter is not None:
         base = resolve(model, revision=revision)
-        read_run(adapter)
+        run = read_run(adapter)
         if not (Path(adapter) / "adapter_config.json").is_file():
             raise UserError(f"{adapter}: the folder holds no adapter (adapter_config.json).")
         _check_base(Path(adapter), base.base)
-        return ModelSource(base.base, (*base.adapters, adapter), revision, base.run)
+        return ModelSource(base.base, (adapter,), revision, run or base.run)
     if not folder.is_dir():
         local = model.startswith((".", "/", "~")) or model.count("/") != 1
         if local or folder.exists() or folder.parent.is_dir():
             raise UserError(f"{model}: no such model folder, and not a hub id (owner/name).")
         return ModelSource(model, revision=revision)
     run = read_run(folder) or {}
-    if (folder / MERGED / "config.json").is_file() and merged:
+    if (folder / MERGED / "run.json").is_file() and merged:
         return ModelSource(str(folder / MERGED), run=run)
     if (folder / "adapter_config.json").is_file():
         config = read_json(folder / "adapter_config.json")
@@ -82,11 +80,17 @@ def resolve(
 
 
 def weights_identity(model: str, revision: str | None = None) -> dict[str, Any]:
-    """Digest of a local folder's safetensors, or the revision asked of the hub."""
+    """Digest of a local folder's safetensors, or the commit of a hub model in the cache."""
     folder = Path(model)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not files:
-        return {"revision": revision or "main"}
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = None
+        if not folder.is_dir():
+            cached = try_to_load_from_cache(model, "config.json", revision=revision)
+        commit = Path(cached).parent.name if isinstance(cached, str) else None
+        return {"revision": revision or "main", "commit": commit}
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {sha256(file)}\n".encode())
@@ -95,9 +99,19 @@ def weights_identity(model: str, revision: str | None = None) -> dict[str, Any]:
 
 def _check_base(adapter: Path, base: str) -> None:
     """Refuse an adapter whose recorded base has other weights than the base it is to be put on."""
-    manifest = adapter / "run.json"
+    holder = adapter.parent if adapter.name.startswith("checkpoint-") else adapter
+    manifest = holder / "run.json"
     recorded = read_json(manifest).get("base_model", {}) if manifest.is_file() else {}
     found = weights_identity(base).get("sha256")
+    name = recorded.get("name") or read_json(adapter / "adapter_config.json").get(
+        "base_model_name_or_path"
+    )
+    on_hub = [
+        not Path(str(model)).is_absolute() and not Path(str(model)).is_dir()
+        for model in (name, base)
+    ]
+    if name and all(on_hub) and name != base:
+        raise UserError(f"{adapter}: this adapter was trained on {name}, not on {base}.")
     if found and recorded.get("sha256") and recorded["sha256"] != found:
         raise UserError(
             f"{adapter}: this adapter was trained on {recorded['name']} "
@@ -142,9 +156,9 @@ def load_model(
     device: str | torch.device | None = None,
     trainable: bool = False,
 ) -> PreTrainedModel:
-    """The base with its adapters applied; with `trainable`, the last adapter can be trained on.
+    """The base with its adapter applied; with `trainable`, the adapter can be trained on.
 
-    Adapters below the last are merged into the weights in memory. Safetensors only, no remote code.
+    Safetensors only, no remote code.
     Raises UserError where weights cannot be loaded or an adapter does not fit its base.
     """
     import torch
@@ -164,11 +178,8 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source.base, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load("model", source.base, error) from None
-    for number, adapter in enumerate(source.adapters, start=1):
-        last = number == len(source.adapters)
-        model = _with_adapter(model, adapter, source.base, trainable and last)
-        if not last:
-            model = model.merge_and_unload()
+    for adapter in source.adapters:
+        model = _with_adapter(model, adapter, source.base, trainable)
     return model.to(device) if device is not None else model
 
 
@@ -193,14 +204,33 @@ def _cannot_load(what: str, name: str, error: Exception) -> UserError:
 
 
 def merge(source: ModelSource, folder: str | Path, dtype: str = "float32") -> None:
-    """Merge the adapters of `source` in float32, cast to `dtype` and save model and tokenizer."""
-    import torch
+    """Merge the adapter of `source` in float32, cast to `dtype`, save model, tokenizer and facts.
 
-    model = load_model(source)
-    if source.adapters:
-        model = model.merge_and_unload()
+    `run.json`, written last, says what was merged and what prompts looked like in its training.
+    """
+    import torch
+    from transformers.integrations import deepspeed
+
+    zero3 = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()  # else ZeRO-3 would hand out the weights in shards
+    try:
+        model = load_model(source)
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = zero3
+    model = model.merge_and_unload()
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     load_tokenizer(source).save_pretrained(folder)
+    prompt_facts = ("system_message", "template", "template_sha256", "seed")
+    facts = {
+        "schema": RUN_SCHEMA,
+        "status": "complete",
+        "command": "merge",
+        "dtype": dtype,
+        "merged": source.facts(),
+        **{key: source.run[key] for key in prompt_facts if key in source.run},
+        "versions": versions(),
+    }
+    write_json(Path(folder) / "run.json", facts)
 
 
 def lora_config(r: int, alpha: int, dropout: float, targets: Iterable[str]) -> LoraConfig:

@@ -182,9 +182,16 @@ def write_pairs(
         before = read_json(output / "manifest.json")
         if before.get("schema") != PAIRS_SCHEMA:
             raise UserError(f"{output}: holds the output of another command; choose a new folder.")
+        now = {"seed": draws.seed, "system_message": system_message, **facts}
+        differing = [key for key, value in now.items() if before.get(key) != value]
+        if differing:
+            raise UserError(
+                f"{output}: holds pairs of another draw (it differs in {', '.join(differing)}); "
+                "choose a new folder."
+            )
         (output / "manifest.json").unlink()  # written last: its files belong to it
         for entry in before["files"]:
-            (output / entry["file"]).unlink(missing_ok=True)
+            (output / Path(entry["file"]).name).unlink(missing_ok=True)
     elif output.exists() and not output.is_dir():
         raise UserError(f"{output}: this is a file; --output is a folder.")
     elif output.is_dir() and any(output.iterdir()):

@@ -107,7 +107,7 @@ def _tokens(
     kind: str, settings: Any, args: Any, train: Corpus, table: Any, tokenizer: Any, shown: int
 ) -> int:
     """Print rows with their loss mask and what the maximum length does; return the rows left."""
-    from empo.alignment.dpo import dpo_rows
+    from empo.alignment.dpo import dpo_rows, epochs_drawn
     from empo.alignment.sft import IGNORED, sft_rows
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
@@ -115,8 +115,8 @@ def _tokens(
     template = settings.chat_template or ("zephyr" if kind == "base" else None)
     chat = ChatFormat(tokenizer, template, settings.system_message)
     if kind == "dpo":
-        epochs = math.ceil(args.num_train_epochs)
         exchanges = train.exchanges()
+        epochs = epochs_drawn(args, len(exchanges))
         draws = Draws(exchanges, table, args.seed)
         rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs)
         for row in rows.select(range(min(shown, len(rows)))):
@@ -155,11 +155,12 @@ def _steps(args: Any, settings: Any, rows: int) -> None:
     batch = args.per_device_train_batch_size * processes
     whole = batch * args.gradient_accumulation_steps
     steps = math.ceil(math.ceil(rows / batch) / args.gradient_accumulation_steps)
+    in_all = args.max_steps if args.max_steps > 0 else math.ceil(steps * args.num_train_epochs)
     print("\n== steps")
     print(
         f"{rows:,} rows / batch {whole} ({args.per_device_train_batch_size} per process x "
         f"{processes} x {args.gradient_accumulation_steps} accumulated) = {steps:,} steps per "
-        f"epoch, {math.ceil(steps * args.num_train_epochs):,} in {args.num_train_epochs:g} epochs"
+        f"epoch, {in_all:,} in all"
     )
     repeated = repeated_rows(rows, batch) if processes > 1 else 0
     if repeated:
@@ -169,7 +170,7 @@ def _steps(args: Any, settings: Any, rows: int) -> None:
 def _model(kind: str, settings: Any, args: Any, architecture: str | None, tokenizer: Any) -> None:
     """Build the model on the meta device and print parameters, adapter shapes and memory."""
     import torch
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     from empo import models
@@ -191,6 +192,9 @@ def _model(kind: str, settings: Any, args: Any, architecture: str | None, tokeni
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
         adapter = fresh_adapter(settings)
+        own = Path(settings.model) / "adapter_config.json"
+        if getattr(settings, "sft_adapter", "merge") == "keep" and own.is_file():
+            adapter = LoraConfig.from_pretrained(settings.model)  # trained on, not made afresh
     total = model.num_parameters()
     print(f"{name}: {total:,} parameters, {model.config.model_type} architecture, {dtype}")
     trainable = total
@@ -202,7 +206,7 @@ def _model(kind: str, settings: Any, args: Any, architecture: str | None, tokeni
         layer = [(n, p) for n, p in weights.items() if ".layers.0." in n]
         layers = model.config.num_hidden_layers
         print(f"adapter: rank {adapter.r}, alpha {adapter.lora_alpha}, {layers} x these shapes:")
-        for target in settings.lora_targets:
+        for target in sorted(adapter.target_modules):
             shapes = [tuple(p.shape) for n, p in layer if f".{target}." in n]
             print(f"    {target:<10} A {shapes[0]}  B {shapes[1]}")
     print(f"trainable: {trainable:,} ({trainable / (total + (trainable if adapter else 0)):.1%})")
@@ -236,12 +240,17 @@ def _memory(
     tokens = rows * (args.max_length or 1024)
     per_layer = config.hidden_size * (2 if args.gradient_checkpointing else 34)
     activation_bytes = 2 if args.bf16 or width < 4 else 4
+    reference = 0
+    if kind == "dpo":
+        kept = getattr(settings, "sft_adapter", "merge") == "keep"
+        reference = trainable * 4 * kept if adapted else total * width
+    state_bytes = 2 if "8bit" in str(args.optim) else 8
     parts = {
         "base weights": total * width,
         "adapter, float32": trainable * 4 if adapted else 0,
-        "reference copy": total * width if kind == "dpo" and not adapted else 0,
+        "reference copy": reference,
         "gradients": trainable * 4,
-        "AdamW states": trainable * 8,
+        "AdamW states": trainable * state_bytes,
         f"activations of {tokens:,} tokens": tokens
         * per_layer * config.num_hidden_layers * activation_bytes,
     }  # fmt: skip

@@ -86,7 +86,9 @@ class ChatFormat:
     ) -> None:
         self.tokenizer = tokenizer
         # lengths are checked here, after oldest turns are dropped: the warning would only mislead
-        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
+            True
+        )
         self.system_message = system_message
         name = tokenizer.name_or_path or "the model"
         if tokenizer.eos_token_id is None:

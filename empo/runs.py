@@ -61,6 +61,9 @@ class Run:
         if manifest.is_file():
             run = cls(folder, read_json(manifest))
             differences = _differences(run.facts, command, settings)
+            trained = any(folder.glob("checkpoint-*")) or run.complete
+            if differences and not trained:  # it stopped before there was anything to lose
+                return cls(folder, _new_facts(command, settings))
             if differences:
                 raise UserError(
                     f"{folder}: this folder already holds another run ({run.facts['command']}, "
@@ -75,16 +78,25 @@ class Run:
                 f"{folder}: the folder is not empty and holds no run.json. "
                 "Choose an empty or a new output folder."
             )
-        facts = {
-            "schema": RUN_SCHEMA,
-            "status": "running",
-            "command": command,
-            "argv": sys.argv,
-            "started": now(),
-            "settings": settings,
-            "versions": versions(),
-        }
-        return cls(folder, facts)
+        return cls(folder, _new_facts(command, settings))
+
+    def check_identity(self, identity: dict[str, Any]) -> None:
+        """Refuse to continue on other data, weights, prompts or processes than the run began with.
+
+        The first call of a run records `identity`; raises UserError with the differences.
+        """
+        begun = self.facts.setdefault("identity", identity)
+        differing = [key for key, value in identity.items() if begun.get(key) != value]
+        if differing:
+            raise UserError(
+                f"{self.folder}: this run cannot be continued exactly, because something else than "
+                "its settings has changed:\n"
+                + "\n".join(
+                    f"  - {key}: {begun.get(key)!r} there, {identity[key]!r} now"
+                    for key in differing
+                )
+                + "\nRestore it, or choose another output folder."
+            )
 
     def save(self, **facts: Any) -> None:
         """Add facts and write `run.json`."""
@@ -107,6 +119,18 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
             f"({facts.get('command')})."
         )
     return facts
+
+
+def _new_facts(command: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema": RUN_SCHEMA,
+        "status": "running",
+        "command": command,
+        "argv": sys.argv,
+        "started": now(),
+        "settings": settings,
+        "versions": versions(),
+    }
 
 
 def _differences(facts: dict[str, Any], command: str, settings: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from empo.alignment.launching import check_launch, quiet_dependencies
+from empo.alignment.launching import check_launch, check_options, quiet_dependencies
 from empo.alignment.settings import DEFAULTS, BaseSettings
 from empo.settings import resolve, run
 
@@ -27,9 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults=DEFAULTS,
     )
     launch = check_launch(args, settings.processes)
+    check_options(args)
 
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
-    from empo.alignment.training import read_splits, start_run, template_facts, train
+    from empo.alignment.training import finish, read_splits, start_run, template_facts, train
     from empo.models import small_base, train_tokenizer
     from empo.prompts import ChatFormat
 
@@ -66,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         processing_class=tokenizer,
     )
     train(trainer, job)
+    finish(trainer, job)
     if trainer.is_world_process_zero():
-        job.save(status="complete")
         print(f"base model of {model.num_parameters():,} parameters in {args.output_dir}")
     return 0
 

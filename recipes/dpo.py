@@ -6,10 +6,9 @@ python recipes/dpo.py --help
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from empo.alignment.launching import check_launch, quiet_dependencies
+from empo.alignment.launching import check_launch, check_options, quiet_dependencies
 from empo.alignment.settings import DEFAULTS, DpoSettings
 from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.settings import resolve, run
@@ -29,16 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults=DEFAULTS,
     )
     launch = check_launch(args, settings.processes)
+    check_options(args)
 
     from empo.alignment.dpo import (
         EpochCollator,
         RedrawnDPOTrainer,
+        check_prompts,
         dpo_rows,
+        epochs_drawn,
         hand_over,
         policy_and_reference,
     )
     from empo.alignment.training import (
         base_facts,
+        finish,
         fresh_adapter,
         read_splits,
         start_run,
@@ -57,12 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{args.output_dir}: this run is complete.")
         return 0
 
-    source = hand_over(settings, args)
+    source = hand_over(settings)
     tokenizer = load_tokenizer(source)
-    chat = ChatFormat(tokenizer, settings.chat_template, settings.system_message)
+    message = given.get("system_message", source.run.get("system_message", settings.system_message))
+    chat = ChatFormat(tokenizer, settings.chat_template, message)
+    check_prompts(chat, source)
     tokenizer.chat_template = chat.plain_template
-    epochs = math.ceil(args.num_train_epochs)
     exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
+    epochs = epochs_drawn(args, len(exchanges))
     draws = Draws(exchanges, table, args.seed)
     valid_draws = Draws(valid_exchanges, table, args.seed)
     rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs)
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lengths={"train": lengths, "valid": valid_lengths},
         adapter=not settings.full_training,
         reference=reference,
+        start=source.facts(),
         **base_facts(source, args.output_dir),
         **template_facts(chat),
     )
@@ -87,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_collator=EpochCollator(tokenizer.pad_token_id, max_length=None),
     )
     train(trainer, job)
+    finish(trainer, job)
     if trainer.is_world_process_zero():
-        job.save(status="complete")
         print(f"DPO model in {args.output_dir}")
     return 0
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from empo.alignment.launching import quiet_dependencies
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
+from empo.records import file_facts
 from empo.settings import option, parse, run
 
 LENGTH_CONTROLLED = "length-controlled"
@@ -58,6 +59,10 @@ class GenerateSettings:
     def problems(self) -> list[str]:
         """What cannot work."""
         found = []
+        for name in ("limit", "max_new_tokens", "batch_size", "max_prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                found.append(f"--{name.replace('_', '-')}: {value} is below 1.")
         if self.temperature < 0:
             found.append(f"--temperature: {self.temperature} is below 0.")
         if not self.output.endswith(".jsonl"):
@@ -110,7 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts = {
         "model": source.facts(),
         "dtype": "4bit" if settings.load_in_4bit else settings.dtype,
-        "data": {"files": corpus.files, "subset": settings.subset, "exchanges": len(exchanges)},
+        "data": {
+            "files": corpus.files,
+            "subset": settings.subset,
+            "exchanges": len(exchanges),
+            "mapping": file_facts(settings.mapping) if settings.mapping else None,
+        },
     }
     manifest = generate(model, chat, exchanges, settings.system, settings.output, decoding, facts)
     print(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from empo.alignment.launching import check_launch, quiet_dependencies
+from empo.alignment.launching import check_launch, check_options, quiet_dependencies
 from empo.alignment.settings import DEFAULTS, SftSettings
 from empo.records import UserError
 from empo.settings import resolve, run
@@ -29,11 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults=DEFAULTS,
     )
     launch = check_launch(args, settings.processes)
+    check_options(args)
 
     from empo import models
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
     from empo.alignment.training import (
         base_facts,
+        finish,
         fresh_adapter,
         read_splits,
         start_run,
@@ -75,14 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         peft_config=fresh_adapter(settings),
     )
     train(trainer, job)
+    if trainer.is_world_process_zero() and settings.merge_adapter and not settings.full_training:
+        folder = Path(args.output_dir)
+        adapted = models.ModelSource(source.base, (str(folder),), source.revision, job.facts)
+        models.merge(adapted, folder / models.MERGED, settings.dtype)
+    finish(trainer, job)
     if trainer.is_world_process_zero():
-        if settings.merge_adapter and not settings.full_training:
-            folder = Path(args.output_dir)
-            adapted = models.ModelSource(source.base, (str(folder),), source.revision)
-            models.merge(adapted, folder / models.MERGED, settings.dtype)
-        job.save(status="complete")
         print(f"SFT model in {args.output_dir}")
-    trainer.accelerator.wait_for_everyone()
     return 0
 
 

@@ -7,9 +7,9 @@ workers see it too, and is set before an epoch's first batch, also after a resum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +21,13 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import DPOTrainer
+from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from empo.alignment.settings import DpoSettings
 from empo.alignment.training import RunTrainer, length_facts
 from empo.dialogues import Exchange
-from empo.models import ModelSource, load_model, merge, resolve
+from empo.models import ModelSource, load_model, resolve
 from empo.preferences import Draws
 from empo.prompts import ChatFormat
 from empo.records import UserError
@@ -71,23 +71,42 @@ def dpo_rows(
     return Dataset.from_list(rows), facts
 
 
-def hand_over(settings: DpoSettings, args: TrainingArguments) -> ModelSource:
-    """Where policy and reference start: the SFT model, merged or as base and adapter.
+def hand_over(settings: DpoSettings) -> ModelSource:
+    """Where policy and reference start: the merged SFT weights, or base and SFT adapter.
 
-    With `sft_adapter: merge` an adapter that is not merged yet is merged into the run folder
-    (`reference/`), so that base, reference and the system `sft` are the same weights.
+    Raises UserError where the SFT model is not there in the form that `sft_adapter` asks for: with
+    `merge` base, reference and the system `sft` have to be the same weights.
     """
     merged = settings.sft_adapter == "merge"
     source = resolve(settings.model, revision=settings.revision, merged=merged)
     if not merged and not source.adapters:
         raise UserError(f"{settings.model}: sft_adapter: keep needs an adapter, this is a model.")
-    if not merged or not source.adapters:
-        return source
-    folder = Path(args.output_dir) / "reference"
-    with args.main_process_first(desc="merging the SFT adapter"):
-        if not (folder / "config.json").is_file():
-            merge(source, folder, settings.dtype)
-    return ModelSource(str(folder), run=source.run)
+    if merged and source.adapters:
+        raise UserError(
+            f"{settings.model}: the adapter is not merged. Run `empo merge --model "
+            f"{settings.model}` first, or set `sft_adapter: keep`."
+        )
+    return source
+
+
+def check_prompts(chat: ChatFormat, source: ModelSource) -> None:
+    """Refuse to align a model under other prompts than it was fine-tuned with."""
+    trained = source.run.get("template_sha256")
+    if trained is not None and trained != chat.sha256:
+        raise UserError(
+            f"{source.base}: SFT used the system message {source.run.get('system_message')!r} and "
+            f"its chat template; here it is {chat.system_message!r}. Set system_message and "
+            "chat_template as in SFT."
+        )
+
+
+def epochs_drawn(args: DPOConfig, rows: int) -> int:
+    """Number of epochs for which replies have to be drawn ahead."""
+    if args.max_steps <= 0:
+        return math.ceil(args.num_train_epochs)
+    batch = args.per_device_train_batch_size * args.world_size
+    steps = math.ceil(math.ceil(rows / batch) / args.gradient_accumulation_steps)
+    return math.ceil(args.max_steps / steps)
 
 
 def policy_and_reference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -62,12 +63,43 @@ def check_launch(args: TrainingArguments, processes: int | None = None) -> dict[
             f"FSDP was asked for, {actual['type']} runs. FSDP needs a GPU: take another "
             "configuration on a CPU."
         )
+    if args.n_gpu > 1:
+        problems.append(
+            f"one process sees {args.n_gpu} GPUs and would split every batch over them. Launch one "
+            "process per GPU (--multi_gpu), or show it one (CUDA_VISIBLE_DEVICES=0)."
+        )
     if problems:
         raise UserError(
             "the launch is not what was asked for:\n"
             + "\n".join(f"  - {problem}" for problem in problems)
         )
     return {"requested": requested, "actual": actual}
+
+
+def check_options(args: TrainingArguments) -> None:
+    """Refuse options of the trainers that cannot work here or would be ignored, all at once."""
+    problems = []
+    if args.hub_token is not None:
+        problems.append("hub_token: it would be written down; set HF_TOKEN in the environment.")
+    if args.save_only_model:
+        problems.append("save_only_model: a run could not be continued exactly.")
+    for name in args.report_to:
+        package = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}.get(name)
+        if package and importlib.util.find_spec(package) is None:
+            problems.append(f"report_to: {name} is not installed (`pip install {package}`).")
+    if getattr(args, "packing", False):
+        problems.append("packing: rows are trained on unpacked; group_by_length saves padding.")
+    if hasattr(args, "beta"):
+        if args.precompute_ref_log_probs:
+            problems.append("precompute_ref_log_probs: replies are drawn anew every epoch.")
+        if args.max_length is None:
+            problems.append("max_length: DPO needs a number of tokens.")
+        if args.train_sampling_strategy == "group_by_length":
+            problems.append("train_sampling_strategy: DPO rows cannot be grouped by length.")
+    if problems:
+        raise UserError(
+            "these options cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        )
 
 
 def repeated_rows(rows: int, batch: int) -> int:

@@ -20,8 +20,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
+from empo.alignment.checkpoints import last_checkpoint
 from empo.alignment.launching import repeated_rows
 from empo.alignment.settings import DataSettings, TuningSettings
 from empo.cards import SHOWN, model_card
@@ -29,12 +30,13 @@ from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS
 from empo.models import ModelSource, lora_config, weights_identity
 from empo.prompts import ChatFormat
-from empo.records import UserError, write_jsonl, write_text
+from empo.records import UserError, finite, write_jsonl, write_text
 from empo.runs import Run
 
 logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
+_WEIGHTS = ("sha256", "revision", "commit")
 _VOLATILE = {"output_dir", "processes", "threads", "logging_dir", "hub_token"}
 
 
@@ -66,7 +68,7 @@ class LogFile(TrainerCallback):
     ) -> None:
         """Start from the log of the checkpoint, so that steps done twice stand there once."""
         if state.is_world_process_zero:
-            write_jsonl(self.path, state.log_history)
+            write_jsonl(self.path, map(_entry, state.log_history))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -74,7 +76,12 @@ class LogFile(TrainerCallback):
         """Add the newest entry."""
         if state.is_world_process_zero and state.log_history:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(state.log_history[-1]) + "\n")
+                file.write(json.dumps(_entry(state.log_history[-1])) + "\n")
+
+
+def _entry(logged: dict[str, Any]) -> dict[str, Any]:
+    """A log entry as JSON: a value that is no finite number (an overflown gradient) is null."""
+    return {k: finite(v) if isinstance(v, float) else v for k, v in logged.items()}
 
 
 class Progress(ProgressCallback):
@@ -148,8 +155,11 @@ def start_run(
     kept = {key: value for key, value in settings.items() if key not in _VOLATILE}
     if not args.output_dir:
         raise UserError("--output-dir: missing (folder of the run)")
-    run = Run.start(args.output_dir, command, kept)
-    run.facts.update(name=Path(args.output_dir).name, seed=args.seed, launch=launch)
+    with args.main_process_first(local=False, desc="opening the run folder"):
+        run = Run.start(args.output_dir, command, kept)
+        run.facts.update(name=Path(args.output_dir).name, seed=args.seed, launch=launch)
+        if args.process_index == 0 and not run.complete:
+            run.save()
     set_seed(args.seed)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -200,24 +210,26 @@ def train(trainer: RunTrainer, run: Run) -> None:
     """Train to the end, from the last checkpoint where there is one, and save into the run folder."""
     args = trainer.args
     trainer.run = run
+    run.check_identity(
+        {
+            "processes": args.world_size,
+            "data": [corpus["files"] for corpus in run.facts["data"]],
+            "base": {k: v for k, v in run.facts.get("base_model", {}).items() if k in _WEIGHTS},
+            "template_sha256": run.facts["template_sha256"],
+        }
+    )
     trainer.add_callback(LogFile(args.output_dir))
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress)
-    if trainer.is_world_process_zero():
-        rows, batch = len(trainer.train_dataset), args.per_device_train_batch_size * args.world_size
-        repeated = repeated_rows(rows, batch) if args.world_size > 1 else 0
-        if repeated:
-            print(
-                f"{rows:,} rows are no multiple of {args.world_size} processes x "
-                f"{args.per_device_train_batch_size}: {repeated} of them are seen twice per epoch"
-            )
-        run.save(status="running", rows_repeated_per_epoch=repeated)
-    last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+    last = last_checkpoint(args.output_dir)
     if last is not None:
         logger.warning("continuing from %s", last)
+        args.eval_on_start = False  # that evaluation is in the log already
+    if trainer.is_world_process_zero():
+        run.save(trainer=args.to_dict(), **_uneven_rows(trainer))
     trainer.train(resume_from_checkpoint=last)
-    history = trainer.state.log_history
+    history = [_entry(logged) for logged in trainer.state.log_history]
     run.facts.update(
         steps=trainer.state.global_step,
         epochs=trainer.state.num_train_epochs,
@@ -227,8 +239,30 @@ def train(trainer: RunTrainer, run: Run) -> None:
             None,
         ),
     )
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # a push waits until the run is complete
     if trainer.is_world_process_zero():
         write_jsonl(Path(args.output_dir) / LOG, history)
-    if args.push_to_hub:
+
+
+def finish(trainer: RunTrainer, run: Run) -> None:
+    """Mark the run complete, and publish it where that was asked for."""
+    if trainer.is_world_process_zero():
+        run.save(status="complete")
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def _uneven_rows(trainer: RunTrainer) -> dict[str, int]:
+    """Say how many rows an epoch sees twice, or not at all, so that all batches are full."""
+    args, rows = trainer.args, len(trainer.train_dataset)
+    batch = args.per_device_train_batch_size * args.world_size
+    shape = f"{args.world_size} x {args.per_device_train_batch_size}"
+    if args.dataloader_drop_last:
+        dropped = rows % batch
+        print(f"{rows:,} rows in batches of {shape}: {dropped} are left out in every epoch")
+        return {"rows_dropped_per_epoch": dropped}
+    repeated = repeated_rows(rows, batch) if args.world_size > 1 else 0
+    if repeated:
+        print(f"{rows:,} rows in batches of {shape}: {repeated} are seen twice in every epoch")
+    return {"rows_repeated_per_epoch": repeated}

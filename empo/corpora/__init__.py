@@ -146,6 +146,9 @@ def _dialogue(
     expected = ("user", "assistant")
     if any(turn.role != expected[i % 2] for i, turn in enumerate(sequence)):
         return "roles do not alternate, beginning with the speaker"
+    numbers = [number for number, _ in turns]
+    if schema.role is None and numbers != [numbers[0] + i for i in range(len(numbers))]:
+        return "turn numbers have a gap"
     if len(sequence) < 2:
         return "fewer than 2 turns"
     situation = schema.text_of(rows[0], schema.situation)

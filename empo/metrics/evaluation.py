@@ -178,7 +178,11 @@ def _compare(
         other = measured[b][name]
         for key, values in result.per_response.items():
             compared = compare(values, other.per_response[key], *lengths, seed)
-            rows.append({"a": a, "b": b, "metric": key, "reasons": {}, **compared})
+            row = {"a": a, "b": b, "metric": key, "reasons": {}, **compared}
+            if name == "length":
+                row["length_controlled"] = None
+                row["reasons"]["length_controlled"] = "length itself"
+            rows.append(row)
         if not result.per_response:
             for key, value in result.values.items():
                 rows.append(

@@ -156,8 +156,9 @@ def load_model(
     device: str | torch.device | None = None,
     trainable: bool = False,
 ) -> PreTrainedModel:
-    """The base with its adapter applied; with `trainable`, the adapter can be trained on.
+    """The base with its adapters applied; with `trainable`, the last adapter can be trained on.
 
+    Adapters below the last are merged into the weights in memory.
     Safetensors only, no remote code.
     Raises UserError where weights cannot be loaded or an adapter does not fit its base.
     """
@@ -178,8 +179,11 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source.base, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load("model", source.base, error) from None
-    for adapter in source.adapters:
-        model = _with_adapter(model, adapter, source.base, trainable)
+    for number, adapter in enumerate(source.adapters, start=1):
+        last = number == len(source.adapters)
+        model = _with_adapter(model, adapter, source.base, trainable and last)
+        if not last:
+            model = model.merge_and_unload()
     return model.to(device) if device is not None else model
 
 

@@ -70,7 +70,10 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 def test_a_hub_id_is_a_base_of_its_own() -> None:
     source = resolve("owner/name", revision="v1")
     assert (source.base, source.adapters, source.revision) == ("owner/name", (), "v1")
-    assert source.facts() == {"base": {"name": "owner/name", "revision": "v1"}, "adapters": []}
+    assert source.facts() == {
+        "base": {"name": "owner/name", "revision": "v1", "commit": None},
+        "adapters": [],
+    }
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "runs/nowhere/model", "nowhere"])

@@ -40,6 +40,7 @@ def test_a_run_with_the_same_settings_is_continued(tmp_path: Path) -> None:
 
 def test_another_run_in_the_folder_is_refused_with_every_difference(tmp_path: Path) -> None:
     Run.start(tmp_path, "sft", SETTINGS).save()
+    (tmp_path / "checkpoint-10").mkdir()
     changed = {**SETTINGS, "learning_rate": 2e-5, "lora_targets": ["q_proj", "v_proj"], "limit": 5}
     del changed["seed"]
     with pytest.raises(UserError) as error:
@@ -52,6 +53,21 @@ def test_another_run_in_the_folder_is_refused_with_every_difference(tmp_path: Pa
         "  - seed: 42 there, None now\n"
         "Choose another output folder, or give the settings of that run to continue it."
     )
+
+
+def test_a_run_that_trained_nothing_yet_gives_way_to_other_settings(tmp_path: Path) -> None:
+    Run.start(tmp_path, "sft", SETTINGS).save()
+    assert Run.start(tmp_path, "sft", {"limit": 5}).facts["settings"] == {"limit": 5}
+
+
+def test_a_run_on_other_data_or_processes_is_refused(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, "sft", SETTINGS)
+    run.check_identity({"processes": 1, "data": ["a"]})
+    run.save()
+    again = Run.start(tmp_path, "sft", SETTINGS)
+    again.check_identity({"processes": 1, "data": ["a"]})
+    with pytest.raises(UserError, match=r"processes: 1 there, 2 now\n  - data: \['a'\] there"):
+        again.check_identity({"processes": 2, "data": ["b"]})
 
 
 def test_a_run_of_another_command_is_refused(tmp_path: Path) -> None:

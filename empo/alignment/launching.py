@@ -46,6 +46,11 @@ def check_launch(args: TrainingArguments, processes: int | None = None) -> dict[
             f"(world size {actual['processes']}): each would train alone. On a CPU set "
             "`use_cpu: true` and launch with `--multi_gpu --num_processes N`."
         )
+    elif actual["processes"] > 1 and actual["type"] == "NO":
+        problems.append(
+            f"{actual['processes']} processes run, but nothing averages their gradients: each would "
+            "train alone. On a CPU set `use_cpu: true`."
+        )
     if processes is not None and processes != actual["processes"]:
         problems.append(
             f"the recipe asks for {processes} processes, {actual['processes']} run. Without mpirun "

@@ -20,6 +20,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import set_seed
 
 from empo.alignment.checkpoints import last_checkpoint
@@ -84,6 +85,19 @@ def _entry(logged: dict[str, Any]) -> dict[str, Any]:
     return {k: finite(v) if isinstance(v, float) else v for k, v in logged.items()}
 
 
+class SeedSampler(TrainerCallback):
+    """Seeds a sampler for every epoch, so that a run continued in its middle sees the same order."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first batch of an epoch is asked for, also when it is continued."""
+        self.generator.manual_seed(args.seed + int(state.epoch or 0))
+
+
 class Progress(ProgressCallback):
     """trl's progress bar with the loss beside it; only evaluations get a line of their own."""
 
@@ -114,6 +128,13 @@ class RunTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         score_labelled_positions_only()
         super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        sampler = super()._get_train_sampler(*args)
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.generator = torch.Generator()
+            self.add_callback(SeedSampler(sampler.generator))
+        return sampler
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the run, in place of trl's."""

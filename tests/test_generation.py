@@ -1,0 +1,335 @@
+"""Replies of a model: restartable to the byte, in corpus order, whole batches or one at a time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from empo.corpora import load_corpus
+from empo.dialogues import Exchange, Turn
+from empo.generation import Decoding, cut_at_last_sentence, generate
+from empo.models import ModelSource, load_model, load_tokenizer
+from empo.prompts import LENGTH_CONTROLLED_MESSAGE, ChatFormat
+from empo.records import UserError, read_json, read_responses
+
+sys.path.insert(0, str(Path(__file__).parent / "recipes"))
+from tiny_runs import ROOT, Shelf, command, recipe, shelf
+
+__all__ = ["shelf"]
+
+GREEDY = Decoding(batch_size=6, max_new_tokens=20)
+SAMPLED = replace(GREEDY, temperature=0.9, top_p=0.95)
+FACTS = {"model": "m", "data": "d"}
+
+
+class Interrupted(Exception):
+    """What a stopped job looks like from inside."""
+
+
+@pytest.fixture(scope="module")
+def chat(shelf: Shelf) -> ChatFormat:
+    tokenizer = load_tokenizer(ModelSource(str(shelf.base)))
+    return ChatFormat(tokenizer, system_message="You are a kind listener.", training=False)
+
+
+@pytest.fixture
+def model(shelf: Shelf) -> PreTrainedModel:
+    return load_model(ModelSource(str(shelf.base))).eval()
+
+
+@pytest.fixture(scope="module")
+def exchanges(shelf: Shelf) -> list[Exchange]:
+    return load_corpus(shelf.corpus, "test").exchanges()
+
+
+@pytest.fixture
+def write(
+    model: PreTrainedModel, chat: ChatFormat, exchanges: list[Exchange], tmp_path: Path
+) -> Callable[..., Path]:
+    """Write replies to all exchanges and return the file."""
+
+    def go(name: str, decoding: Decoding = GREEDY, facts: Any = FACTS, with_model: Any = model):
+        output = tmp_path / name
+        generate(with_model, chat, exchanges, "s", output, decoding, facts)
+        return output
+
+    return go
+
+
+def stop_after(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, batches: int) -> list[int]:
+    """Let the model reply to some batches and then be interrupted; counts the batches replied to."""
+    real, done = model.generate, []
+
+    def replying(**inputs: Any) -> torch.Tensor:
+        if len(done) == batches:
+            raise Interrupted
+        done.append(len(inputs["input_ids"]))
+        return real(**inputs)
+
+    monkeypatch.setattr(model, "generate", replying)
+    return done
+
+
+def texts(path: Path) -> list[str]:
+    return [response.response for response in read_responses(path)]
+
+
+# --- restart ---
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
+def test_a_run_that_was_stopped_ends_in_the_same_file(
+    write: Callable[..., Path],
+    model: PreTrainedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    decoding: Decoding,
+    torn: bool,
+) -> None:
+    whole = write("whole.jsonl", decoding)
+    with monkeypatch.context() as stopped:
+        assert stop_after(model, stopped, 2) == []
+        with pytest.raises(Interrupted):
+            write("stopped.jsonl", decoding)
+    partial = whole.with_name(".stopped.jsonl.partial")
+    assert len(partial.read_text().splitlines()) == 2
+    assert not whole.with_name("stopped.jsonl").exists()
+    if torn:
+        partial.write_bytes(partial.read_bytes()[:-7])
+    with monkeypatch.context() as counted:
+        done = stop_after(model, counted, 99)
+        again = write("stopped.jsonl", decoding)
+    assert len(done) == (3 if torn else 2)  # of four batches
+    assert again.read_bytes() == whole.read_bytes()
+    assert not partial.exists()
+    manifests = [read_json(f"{path}.manifest.json") for path in (whole, again)]
+    for manifest in manifests:
+        del manifest["created"]
+    assert manifests[0] == manifests[1]
+
+
+def test_another_run_never_continues_a_partial_file(
+    write: Callable[..., Path], model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as stopped:
+        stop_after(model, stopped, 1)
+        with pytest.raises(Interrupted):
+            write("a.jsonl")
+    for changed in ({"decoding": SAMPLED}, {"facts": {**FACTS, "model": "other"}}):
+        with pytest.raises(UserError) as error:
+            write("a.jsonl", **changed)
+        assert str(error.value).endswith(
+            ".a.jsonl.partial: these are the unfinished replies of another model, corpus or "
+            "setting. Choose another --output, or delete the file."
+        )
+    write("a.jsonl")
+
+
+def test_a_file_that_is_done_is_kept_and_needs_no_model(write: Callable[..., Path]) -> None:
+    output = write("a.jsonl")
+    before = output.stat().st_mtime_ns
+    assert write("a.jsonl", with_model=None).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"decoding": replace(GREEDY, max_new_tokens=21)}, "decoding"),
+        ({"facts": {**FACTS, "model": "other"}}, "model"),
+        ({"facts": {"model": "x", "data": "y"}, "decoding": SAMPLED}, "decoding, model, data"),
+    ],
+)
+def test_a_file_of_other_settings_is_refused(
+    write: Callable[..., Path], changed: dict[str, Any], named: str
+) -> None:
+    output = write("a.jsonl")
+    content = output.read_bytes()
+    with pytest.raises(UserError) as error:
+        write("a.jsonl", **changed)
+    assert str(error.value) == (
+        f"{output}: the file holds other responses (it differs in {named}). "
+        "Choose another --output, or delete the file."
+    )
+    assert output.read_bytes() == content
+
+
+# --- content ---
+
+
+def test_replies_stand_in_corpus_order(
+    write: Callable[..., Path], exchanges: list[Exchange], chat: ChatFormat
+) -> None:
+    responses = read_responses(write("a.jsonl"))
+    assert [r.id for r in responses] == [e.id for e in exchanges]
+    lengths = [len(chat.prompt(e.messages())) for e in exchanges]
+    assert lengths != sorted(lengths, reverse=True)  # the order in which they are generated
+    for response, exchange, length in zip(responses, exchanges, lengths, strict=True):
+        assert [m.model_dump() for m in response.context] == exchange.messages()
+        assert (response.reference, response.emotion) == (exchange.reply, exchange.emotion)
+        assert (response.system, response.prompt_tokens) == ("s", length)
+
+
+def test_a_batch_of_one_says_what_a_batch_of_eight_says(write: Callable[..., Path]) -> None:
+    one, eight = (write(f"{n}.jsonl", replace(GREEDY, batch_size=n)) for n in (1, 8))
+    assert one.read_bytes() == eight.read_bytes()
+    assert len(set(texts(one))) > 1
+
+
+def test_tokens_are_counted_up_to_the_end_of_the_reply(
+    write: Callable[..., Path],
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    exchanges: list[Exchange],
+) -> None:
+    output = write("a.jsonl", replace(GREEDY, max_new_tokens=40))
+    responses = read_responses(output)
+    for response, exchange in zip(responses, exchanges, strict=True):
+        ids = torch.tensor([chat.prompt(exchange.messages())])
+        new: list[int] = []
+        with torch.inference_mode():
+            while len(new) < 40 and chat.eos not in new:
+                new.append(int(model(ids).logits[0, -1].argmax()))
+                ids = torch.cat([ids, torch.tensor([new[-1:]])], dim=1)
+        assert response.response_tokens == len(new)
+        assert response.finished == (new[-1] == chat.eos)
+        text = chat.tokenizer.decode(new, skip_special_tokens=True)
+        assert response.response == text.strip()
+    manifest = read_json(f"{output}.manifest.json")
+    finished = sum(response.finished for response in responses)
+    assert 0 < finished < len(responses)
+    assert manifest["finished"] == finished and manifest["responses"] == len(responses)
+
+
+def test_sampling_depends_on_the_seed(write: Callable[..., Path]) -> None:
+    first, same, other = (
+        texts(write(f"{name}.jsonl", replace(SAMPLED, seed=seed)))
+        for name, seed in [("a", 1), ("b", 1), ("c", 2)]
+    )
+    assert first == same != other
+
+
+def test_empty_replies_are_kept_and_counted(
+    write: Callable[..., Path], model: PreTrainedModel, exchanges: list[Exchange]
+) -> None:
+    with torch.no_grad():
+        model.model.norm.weight.zero_()  # every token as likely; the first is <pad>
+    output = write("a.jsonl")
+    responses = read_responses(output)
+    assert [r.response for r in responses] == [""] * len(exchanges)
+    assert {(r.finished, r.response_tokens) for r in responses} == {(False, 20)}
+    assert read_json(f"{output}.manifest.json")["empty"] == len(exchanges)
+
+
+def test_long_contexts_lose_their_oldest_turns_and_are_counted(
+    write: Callable[..., Path], chat: ChatFormat, exchanges: list[Exchange]
+) -> None:
+    lengths = [len(chat.prompt(e.messages())) for e in exchanges]
+    least = max(len(chat.prompt(e.messages()[-1:])) for e in exchanges)
+    longer = sum(length > least for length in lengths)
+    output = write("a.jsonl", replace(GREEDY, max_prompt_tokens=least))
+    assert read_json(f"{output}.manifest.json")["prompts_shortened"] == longer > 0
+    responses = read_responses(output)
+    assert max(r.prompt_tokens for r in responses) <= least
+    assert [len(r.context) for r in responses] == [len(e.context) for e in exchanges]
+    with pytest.raises(
+        UserError, match=rf"the last speaker turn alone is longer than {least - 1} "
+    ):
+        write("b.jsonl", replace(GREEDY, max_prompt_tokens=least - 1))
+
+
+def test_prompt_and_reply_never_exceed_the_positions_of_the_model(
+    model: PreTrainedModel, chat: ChatFormat, tmp_path: Path
+) -> None:
+    room = model.config.max_position_embeddings - GREEDY.max_new_tokens
+    turns = [Turn("assistant" if i % 2 else "user", f"It hurt so much {i}.") for i in range(41)]
+    long = Exchange("long", "sad", tuple(turns), "Oh.")
+    assert room < len(chat.prompt(long.messages())) <= GREEDY.max_prompt_tokens * 2
+    output = tmp_path / "a.jsonl"
+    manifest = generate(model, chat, [long], "s", output, GREEDY, FACTS)
+    assert manifest["prompts_shortened"] == 1
+    assert room - 60 < read_responses(output)[0].prompt_tokens <= room
+
+    alone = Exchange("hit:7", "sad", (Turn("user", "so " * 600),), "Oh.")
+    with pytest.raises(UserError) as error:
+        generate(model, chat, [alone], "s", tmp_path / "b.jsonl", GREEDY, FACTS)
+    assert str(error.value) == (
+        f"exchange 'hit:7': the last speaker turn alone is longer than {room} tokens "
+        "(--max-prompt-tokens, or what the model can hold)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("I am sorry. What hap", "I am sorry."),
+        ("One. Two! Three? And", "One. Two! Three?"),
+        ("All of it.", "All of it."),
+        ('He said "stop." And then', 'He said "stop."'),
+        ("It was 3.5 miles. Then I", "It was 3.5 miles."),
+        ("no sentence end at all", "no sentence end at all"),
+        ("", ""),
+    ],
+)
+def test_a_reply_is_cut_at_its_last_full_sentence(text: str, cut: str) -> None:
+    assert cut_at_last_sentence(text) == cut
+
+
+# --- the recipe ---
+
+
+def test_the_length_controlled_system_is_short_and_ends_a_sentence(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    given = ["--model", str(shelf.base), "--dialogues", str(shelf.corpus)]
+    written = {}
+    for system in ("baseline", "length-controlled"):
+        written[system] = tmp_path / f"{system}.jsonl"
+        words = [*given, "--system", system, "--output", str(written[system])]
+        assert recipe("generate")(words) == 0
+    manifest = read_json(f"{written['length-controlled']}.manifest.json")
+    assert manifest["decoding"]["max_new_tokens"] == 30 and manifest["decoding"]["cut_at_sentence"]
+    assert manifest["system_message"] == LENGTH_CONTROLLED_MESSAGE
+    for response in read_responses(written["length-controlled"]):
+        assert response.response_tokens <= 30
+        assert response.response == cut_at_last_sentence(response.response)
+    plain = read_json(f"{written['baseline']}.manifest.json")
+    assert plain["decoding"]["max_new_tokens"] == 60 and not plain["decoding"]["cut_at_sentence"]
+    assert plain["system_message"] == "You are a kind listener."
+
+
+def test_a_run_folder_says_what_its_adapter_chain_says(shelf: Shelf, tmp_path: Path) -> None:
+    for name, more in {
+        "merged": ["--model", shelf.sft],
+        "chain": ["--model", shelf.base, "--adapter", shelf.sft],
+    }.items():
+        words = [*more, "--dialogues", shelf.corpus, "--system", "sft", "--limit", "5"]
+        words += ["--output", tmp_path / f"{name}.jsonl", "--max_new_tokens", "12"]
+        assert recipe("generate")(list(map(str, words))) == 0
+    assert texts(tmp_path / "merged.jsonl") == texts(tmp_path / "chain.jsonl")
+    chain = read_json(tmp_path / "chain.jsonl.manifest.json")
+    assert [adapter["name"] for adapter in chain["model"]["adapters"]] == [str(shelf.sft)]
+    assert len(chain["model"]["adapters"][0]["sha256"]) == 64
+    assert chain["data"]["exchanges"] == 5
+
+
+def test_the_command_writes_lines_that_anyone_reads_and_refuses_other_names(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    output = tmp_path / "dpo.jsonl"
+    words = ["--model", shelf.dpo, "--dialogues", shelf.corpus / "test.csv", "--system", "dpo"]
+    done = command([sys.executable, ROOT / "recipes/generate.py", *words, "--output", output])
+    assert done.returncode == 0, done.stderr
+    assert "20 replies of dpo, " in done.stdout and str(output) in done.stdout
+    keys = {"id", "emotion", "context", "reference", "response", "system"}
+    for line in output.read_text().splitlines():
+        assert keys < json.loads(line).keys()
+    with pytest.raises(UserError, match=r"dpo\.txt is no \.jsonl file\."):
+        recipe("generate")([*map(str, words), "--output", "dpo.txt"])

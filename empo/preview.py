@@ -195,6 +195,7 @@ def _model(kind: str, settings: Any, args: Any, architecture: str | None, tokeni
         own = Path(settings.model) / "adapter_config.json"
         if getattr(settings, "sft_adapter", "merge") == "keep" and own.is_file():
             adapter = LoraConfig.from_pretrained(settings.model)  # trained on, not made afresh
+            adapter.inference_mode = False
     total = model.num_parameters()
     print(f"{name}: {total:,} parameters, {model.config.model_type} architecture, {dtype}")
     trainable = total

@@ -73,27 +73,16 @@ def generate(
         **facts,
     }
     manifest_path = output.with_name(output.name + ".manifest.json")
-    if output.exists():
+    partial = output.with_name(f".{output.name}.partial")
+    if output.exists() and not partial.exists():  # the partial file goes last
         return _finished(output, manifest_path, asked)
-    prompts = []
-    shortened = 0
     room = model.config.max_position_embeddings - decoding.max_new_tokens
-    limit = min(decoding.max_prompt_tokens, room)
-    for exchange in exchanges:
-        ids, dropped = chat.fitting_prompt(exchange.messages(), limit)
-        if ids is None:
-            raise UserError(
-                f"exchange {exchange.id!r}: the last speaker turn alone is longer than "
-                f"{limit} tokens (--max-prompt-tokens, or what the model can hold)."
-            )
-        shortened += dropped > 0
-        prompts.append(ids)
+    prompts, shortened = _prompts(chat, exchanges, min(decoding.max_prompt_tokens, room))
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     size = decoding.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    partial = output.with_name(f".{output.name}.partial")
     done = _done(partial, key)
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("a", encoding="utf-8") as file:
@@ -109,24 +98,10 @@ def generate(
         for number, batch in enumerate(batches)
         for i, reply in zip(batch, done[number], strict=True)
     }
-    rows = []
-    for i, exchange in enumerate(exchanges):
-        reply = dict(by_index[i])
-        text = reply.pop("response")
-        if decoding.cut_at_sentence:
-            text = cut_at_last_sentence(text)
-        rows.append(
-            {
-                "id": exchange.id,
-                "emotion": exchange.emotion,
-                "context": exchange.messages(),
-                "reference": exchange.reply,
-                "response": text,
-                "system": system,
-                "prompt_tokens": len(prompts[i]),
-                **reply,
-            }
-        )
+    rows = [
+        _row(exchange, system, len(prompts[i]), by_index[i], decoding.cut_at_sentence)
+        for i, exchange in enumerate(exchanges)
+    ]
     write_jsonl(output, rows)
     manifest = {
         **asked,
@@ -141,6 +116,41 @@ def generate(
     write_json(manifest_path, manifest)
     partial.unlink()
     return manifest
+
+
+def _prompts(
+    chat: ChatFormat, exchanges: Sequence[Exchange], limit: int
+) -> tuple[list[list[int]], int]:
+    """Token ids of every prompt, and how many lost their oldest turns to fit into `limit`."""
+    prompts, shortened = [], 0
+    for exchange in exchanges:
+        ids, dropped = chat.fitting_prompt(exchange.messages(), limit)
+        if ids is None:
+            raise UserError(
+                f"exchange {exchange.id!r}: the last speaker turn alone is longer than "
+                f"{limit} tokens (--max-prompt-tokens, or what the model can hold)."
+            )
+        shortened += dropped > 0
+        prompts.append(ids)
+    return prompts, shortened
+
+
+def _row(
+    exchange: Exchange, system: str, prompt_tokens: int, reply: dict[str, Any], cut: bool
+) -> dict[str, Any]:
+    """One line of the responses file."""
+    text = reply["response"]
+    return {
+        "id": exchange.id,
+        "emotion": exchange.emotion,
+        "context": exchange.messages(),
+        "reference": exchange.reply,
+        "response": cut_at_last_sentence(text) if cut else text,
+        "system": system,
+        "prompt_tokens": prompt_tokens,
+        "response_tokens": reply["response_tokens"],
+        "finished": reply["finished"],
+    }
 
 
 def reply_to(

@@ -77,7 +77,8 @@ def generate(
     if output.exists() and not partial.exists():  # the partial file goes last
         return _finished(output, manifest_path, asked)
     room = model.config.max_position_embeddings - decoding.max_new_tokens
-    prompts, shortened = _prompts(chat, exchanges, min(decoding.max_prompt_tokens, room))
+    limit = min(decoding.max_prompt_tokens, room)
+    prompts, shortened = _prompts(chat, exchanges, limit)
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     size = decoding.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
@@ -107,6 +108,7 @@ def generate(
         **asked,
         "created": now(),
         "responses": len(rows),
+        "prompt_limit": limit,
         "prompts_shortened": shortened,
         "finished": sum(row["finished"] for row in rows),
         "empty": sum(not row["response"] for row in rows),

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
 
     train_corpus, valid_corpus = read_splits(settings)
-    print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
+    if args.process_index == 0:
+        print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
     job = start_run(args, "base", given, launch, settings.threads)
     if job.complete:
         print(f"{args.output_dir}: this run is complete.")

@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
     train_corpus, valid_corpus = read_splits(settings, None if settings.opposites else LABELS)
-    print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
+    if args.process_index == 0:
+        print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
     job = start_run(args, "dpo", given, launch, settings.threads)
     if job.complete:
         print(f"{args.output_dir}: this run is complete.")

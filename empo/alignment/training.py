@@ -262,6 +262,7 @@ def train(trainer: RunTrainer, run: Run) -> None:
     )
     trainer.save_model(_internal_call=True)  # a push waits until the run is complete
     if trainer.is_world_process_zero():
+        (Path(args.output_dir) / "training_args.bin").unlink()  # a pickle; run.json has them
         write_jsonl(Path(args.output_dir) / LOG, history)
 
 

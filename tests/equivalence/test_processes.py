@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_runs import ROOT, Shelf, accelerate, command
 
 from empo import models
@@ -123,6 +124,27 @@ def test_deepspeed_zero_2_trains_an_adapter_that_any_process_loads(
     assert all(p.numel() and p.abs().max() > 0 for p in trained.values())
 
 
+def test_deepspeed_zero_3_saves_and_merges_the_whole_adapter(shelf: Shelf, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    output = tmp_path / "sft"
+    more = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--processes", "2"]
+    done = launch(
+        ROOT / "recipes/sft.py",
+        *shelf.arguments("sft", output, *more, *GLOO, "--merge_adapter", "true"),
+        launcher=configured("deepspeed_zero3"),
+        DS_ACCELERATOR="cpu",
+        TORCH_EXTENSIONS_DIR=str(tmp_path / "extensions"),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    adapted = load_model(models.resolve(str(output), merged=False)).eval()
+    merged = load_model(models.resolve(str(output))).eval()
+    ids = torch.tensor([[1, 7, 20, 33]])
+    with torch.inference_mode():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=0, atol=1e-5)
+    trained = {name: p for name, p in adapted.named_parameters() if "lora_B" in name}
+    assert len(trained) == 7 and all(p.abs().max() > 0 for p in trained.values())
+
+
 @pytest.mark.parametrize(
     ("launcher", "more", "told"),
     [
@@ -136,7 +158,7 @@ def test_deepspeed_zero_2_trains_an_adapter_that_any_process_loads(
         pytest.param(
             TWO,
             GLOO,
-            "they do not form one group",
+            "2 processes run, but nothing averages their gradients",
             id="two that train alone",
         ),
     ],

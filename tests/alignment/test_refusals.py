@@ -1,0 +1,125 @@
+"""What is refused before training: options that cannot work, other prompts, broken checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Shelf
+from trl import DPOConfig, SFTConfig
+
+from empo.alignment.checkpoints import last_checkpoint
+from empo.alignment.dpo import check_prompts, epochs_drawn
+from empo.alignment.launching import check_options
+from empo.models import load_tokenizer, resolve
+from empo.prompts import ChatFormat
+from empo.records import UserError
+
+
+def arguments(config: type, folder: Path, **changed: Any) -> Any:
+    plain: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    return config(output_dir=str(folder), **{**plain, "max_length": 400, **changed})
+
+
+@pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
+def test_plain_options_pass(tmp_path: Path, config: type) -> None:
+    check_options(arguments(config, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "told"),
+    [
+        (SFTConfig, {"hub_token": "x"}, "hub_token: it would be written down"),
+        (SFTConfig, {"save_only_model": True}, "save_only_model: a run could not be continued"),
+        (SFTConfig, {"packing": True}, "packing: rows are trained on unpacked"),
+        (DPOConfig, {"precompute_ref_log_probs": True}, "precompute_ref_log_probs: replies are"),
+        (DPOConfig, {"max_length": None}, "max_length: DPO needs a number of tokens"),
+        (
+            DPOConfig,
+            {"train_sampling_strategy": "group_by_length"},
+            "train_sampling_strategy: DPO rows cannot be grouped by length",
+        ),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused(
+    tmp_path: Path, config: type, given: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        check_options(arguments(config, tmp_path, **given))
+    head, line = str(error.value).split("\n")
+    assert head == "these options cannot be used:"
+    assert line.startswith(f"  - {told}")
+    assert given.get("hub_token", "no token") not in line.split(": ", 1)[1].split()
+
+
+def test_all_options_that_cannot_work_are_told_at_once(tmp_path: Path) -> None:
+    given = {"save_only_model": True, "max_length": None, "precompute_ref_log_probs": True}
+    with pytest.raises(UserError) as error:
+        check_options(arguments(DPOConfig, tmp_path, **given))
+    assert str(error.value).count("\n  - ") == 3
+
+
+def test_other_prompts_than_those_of_sft_are_refused(shelf: Shelf) -> None:
+    source = resolve(str(shelf.sft))
+    tokenizer = load_tokenizer(source)
+    check_prompts(ChatFormat(tokenizer, "zephyr", "You are a kind listener."), source)
+    with pytest.raises(UserError) as error:
+        check_prompts(ChatFormat(tokenizer, "zephyr", "Be rude."), source)
+    assert str(error.value) == (
+        f"{shelf.sft / 'merged'}: SFT used the system message 'You are a kind listener.' and its "
+        "chat template; here it is 'Be rude.'. Set system_message and chat_template as in SFT."
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [
+        ({"num_train_epochs": 3}, 3),
+        ({"num_train_epochs": 1.5}, 2),
+        ({"max_steps": 8}, 1),
+        ({"max_steps": 9}, 2),
+        ({"max_steps": 9, "gradient_accumulation_steps": 3}, 3),
+    ],
+)
+def test_replies_are_drawn_for_every_epoch_that_is_begun(
+    tmp_path: Path, given: dict[str, Any], epochs: int
+) -> None:
+    """64 rows in batches of 8 are 8 steps an epoch, and 3 where three batches make a step."""
+    args = arguments(DPOConfig, tmp_path, per_device_train_batch_size=8, **given)
+    assert epochs_drawn(args, 64) == epochs
+
+
+def test_the_newest_complete_checkpoint_is_continued_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    for step in (9, 10, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-best").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert f"{tmp_path / 'checkpoint-100'} is not complete and is passed over" in caplog.text
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(
+    shelf: Shelf, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped while the second checkpoint was written: the run ends in the same weights."""
+    whole = shelf.dpo
+    run = tmp_path / "dpo"
+    shelf.run("dpo", run, "--num_train_epochs", "2")
+    facts = (run / "run.json").read_text().replace('"status": "complete"', '"status": "running"')
+    (run / "run.json").write_text(facts)
+    (run / "adapter_model.safetensors").unlink()
+    (run / "checkpoint-16" / "trainer_state.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        shelf.run("dpo", run, "--num_train_epochs", "2")
+    assert "checkpoint-16 is not complete and is passed over" in caplog.text
+    assert f"continuing from {run / 'checkpoint-8'}" in caplog.text
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (run, whole)]
+    assert weights[0] == weights[1]

@@ -252,7 +252,13 @@ def _report(folder: Path, results: dict[str, Any]) -> Path:
             for name, system in results["systems"].items()
         ]
         preface += "## Emotion the replies were composed for\n\n"
-        preface += table(["system", "the speaker's", "none", "n"], shares) + "\n"
+        preface += table(["system", "the speaker's", "none", "n"], shares)
+        preface += (
+            "\n`none`: replies without a sentence composed for an emotion. Some human replies are "
+            "neutral on purpose; a model also says sentences of its own. Most of this share is "
+            "learnt in SFT; DPO is a short run here and is promised to raise it over the baseline, "
+            "not over SFT: compare the rows, and `sft − dpo` under Comparisons.\n\n"
+        )
         for check in demo["checks"]:
             print(f"{'kept' if check['kept'] else 'NOT KEPT':>8}  {check['promise']}")
             print(f"          {check['measured']}")

@@ -87,7 +87,9 @@ def generate(
     done = _done(partial, key)
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("a", encoding="utf-8") as file:
-        for number, batch in enumerate(tqdm(batches, desc=f"replies of {system}", unit="batch")):
+        for number, batch in enumerate(
+            tqdm(batches, desc=f"replies of {system}", unit="batch", disable=None)
+        ):
             if number in done:
                 continue
             replies = reply_to(model, chat, [prompts[i] for i in batch], decoding, number)
@@ -174,7 +176,7 @@ def reply_to(
         do_sample=sampled,
         temperature=decoding.temperature if sampled else None,
         top_p=decoding.top_p if sampled else None,
-        top_k=0,  # what is not set here would come from the checkpoint
+        top_k=0 if sampled else None,  # what is not set would come from the checkpoint
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,

@@ -184,7 +184,12 @@ def load_model(
         model = _with_adapter(model, adapter, source.base, trainable and last)
         if not last:
             model = model.merge_and_unload()
-    return model.to(device) if device is not None else model
+    try:
+        return model.to(device) if device is not None else model
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {device!r} cannot be used: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _with_adapter(model: PreTrainedModel, adapter: str, base: str, trainable: bool) -> Any:

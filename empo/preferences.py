@@ -292,5 +292,5 @@ def _check_pools(
         raise UserError(
             "preference pairs cannot be drawn:\n"
             + "\n".join(f"  - {problem}" for problem in problems)
-            + "\nAdd dialogues of these emotions, or give your own table of opposites (--opposites)."
+            + "\nAdd dialogues of these emotions (or raise `limit` where it is set), or give your own table of opposites (--opposites)."
         )

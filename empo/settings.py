@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import os
 import re
 import sys
 import typing
@@ -147,12 +148,19 @@ def resolve(
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call a command's main; a UserError becomes one message on stderr and exit code 2."""
+    """Call a command's main; a UserError becomes one message on stderr and exit code 2.
+
+    Of several processes only the first prints it. Ctrl-C ends with 130 and without a traceback.
+    """
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped. The same command goes on with what is missing.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _build(cls: type, values: dict[str, Any], owners: dict[str, type], problems: list[str]) -> Any:
@@ -194,7 +202,7 @@ def _parser(classes: Sequence[type], prog: str, description: str) -> argparse.Ar
                 *flags,
                 dest=field.name,
                 **_arity(hints[field.name]),
-                metavar=field.name.split("_")[-1].upper(),
+                metavar=_metavar(field.name, hints[field.name]),
                 help=_help(field) if documented else argparse.SUPPRESS,
             )
     if foreign:
@@ -218,6 +226,10 @@ def _arity(hint: Any) -> dict[str, Any]:
     if bool in members:
         return {"nargs": "?", "const": "true"}
     return {"nargs": "+"} if any(typing.get_origin(m) is list for m in members) else {}
+
+
+def _metavar(name: str, hint: Any) -> str:
+    return "true|false" if bool in _members(hint) else name.split("_")[-1].upper()
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

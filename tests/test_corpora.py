@@ -265,7 +265,7 @@ def nested(**changes: Any) -> list[dict[str, Any]]:
         ({"dialog": ["text", "text"]}, "column 'dialog' is no list of turns"),
         ({"dialog": [{"who": "usr", "text": "x"}]}, "fewer than 2 turns"),
         ({"dialog": [{"who": "usr"}, {"who": "sys", "text": "y"}]}, "empty utterance"),
-        ({"dialog": [{"who": "bot", "text": "x"}]}, "unknown role"),
+        ({"dialog": [{"who": "bot", "text": "x"}]}, "unknown role 'bot' (see role_map)"),
         ({"mood": "glad"}, "unknown emotion 'glad'"),
         pytest.param(
             {"dialog": []},

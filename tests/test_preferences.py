@@ -222,7 +222,8 @@ def test_every_emotion_without_an_opposite_reply_is_told_at_once() -> None:
         "preference pairs cannot be drawn:\n"
         "  - 'odd' (1 exchanges) has no opposite in the table\n"
         "  - 'sad' (2 exchanges): its opposite 'joyful' has no reply in this split\n"
-        "Add dialogues of these emotions, or give your own table of opposites (--opposites)."
+        "Add dialogues of these emotions (or raise `limit` where it is set), or give your own "
+        "table of opposites (--opposites)."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import trl.trainer.utils
 from peft import LoraConfig
 from transformers import (
+    PrinterCallback,
     ProgressCallback,
     Trainer,
     TrainerCallback,
@@ -113,11 +115,31 @@ class Progress(ProgressCallback):
         if self.training_bar is None or not logs:
             return
         if "eval_loss" in logs:
-            shown = {key.removeprefix("eval_"): logs[key] for key in SHOWN if key in logs}
-            text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
-            self.training_bar.write(f"epoch {logs.get('epoch', 0):.2f}, validation: {text}")
+            self.training_bar.write(_evaluation_line(logs))
         elif "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
+
+
+class Lines(TrainerCallback):
+    """In place of the bar where nobody watches a terminal: a line per evaluation."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print evaluations only."""
+        if state.is_world_process_zero and logs and "eval_loss" in logs:
+            print(_evaluation_line(logs), flush=True)
+
+
+def _evaluation_line(logs: dict[str, float]) -> str:
+    shown = {key.removeprefix("eval_"): logs[key] for key in SHOWN if key in logs}
+    text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
+    return f"epoch {logs.get('epoch', 0):.2f}, validation: {text}"
 
 
 class RunTrainer(Trainer):
@@ -174,7 +196,7 @@ def start_run(
 ) -> Run:
     """Open the run folder `args.output_dir` on every process; the main process writes it."""
     kept = {key: value for key, value in settings.items() if key not in _VOLATILE}
-    if not args.output_dir:
+    if "output_dir" not in settings:
         raise UserError("--output-dir: missing (folder of the run)")
     with args.main_process_first(local=False, desc="opening the run folder"):
         run = Run.start(args.output_dir, command, kept)
@@ -240,9 +262,9 @@ def train(trainer: RunTrainer, run: Run) -> None:
         }
     )
     trainer.add_callback(LogFile(args.output_dir))
-    if not args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Progress)
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress if sys.stderr.isatty() and not args.disable_tqdm else Lines)
     last = last_checkpoint(args.output_dir)
     if last is not None:
         logger.warning("continuing from %s", last)

@@ -129,7 +129,7 @@ def _dialogue(
             return "turn number is no number"
         role = schema.role_of(row, order)
         if role is None:
-            return "unknown role"
+            return f"unknown role {row.get(schema.role)!r} (see role_map)"
         text = schema.text_of(row, schema.utterance)
         if not text:
             return "empty utterance"

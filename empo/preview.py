@@ -55,8 +55,8 @@ def preview_command(argv: Sequence[str]) -> int:
     if kind == "dpo" and settings.opposites:
         table = load_opposites(settings.opposites)
     own_table = table is not OPPOSITES
-    train, valid = read_splits(settings, None if own_table else LABELS)
-    print(f"== {kind} recipe\n{train.summary()}\n{valid.summary()}")
+    print(f"== {kind} recipe")
+    train, _ = read_splits(settings, None if own_table else LABELS)
     print("\n== tokens")
     rows = len(train.dialogues)
     tokenizer = None

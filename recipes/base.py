@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from empo.alignment.launching import check_launch, check_options, quiet_dependencies
-from empo.alignment.settings import DEFAULTS, BaseSettings
-from empo.settings import resolve, run
+from empo.alignment.launching import parse_recipe, quiet_dependencies
+from empo.alignment.settings import BaseSettings
+from empo.settings import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,16 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_dependencies()
     from trl import SFTConfig
 
-    (settings, args), given = resolve(
-        argv,
-        BaseSettings,
-        SFTConfig,
-        prog="recipes/base.py",
-        description=__doc__ or "",
-        defaults=DEFAULTS,
+    settings, args, given, launch = parse_recipe(
+        argv, "base", BaseSettings, SFTConfig, __doc__ or ""
     )
-    launch = check_launch(args, settings.processes)
-    check_options(args)
 
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
     from empo.alignment.training import finish, read_splits, start_run, template_facts, train
@@ -35,11 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
 
     train_corpus, valid_corpus = read_splits(settings)
-    if args.process_index == 0:
-        print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
     job = start_run(args, "base", given, launch, settings.threads)
     if job.complete:
-        print(f"{args.output_dir}: this run is complete.")
         return 0
 
     texts = [turn.text for dialogue in train_corpus.dialogues for turn in dialogue.turns]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from empo.alignment.launching import check_launch, check_options, quiet_dependencies
-from empo.alignment.settings import DEFAULTS, DpoSettings
+from empo.alignment.launching import parse_recipe, quiet_dependencies
+from empo.alignment.settings import DpoSettings
 from empo.emotions import LABELS, OPPOSITES, load_opposites
-from empo.settings import resolve, run
+from empo.settings import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,16 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_dependencies()
     from trl import DPOConfig
 
-    (settings, args), given = resolve(
-        argv,
-        DpoSettings,
-        DPOConfig,
-        prog="recipes/dpo.py",
-        description=__doc__ or "",
-        defaults=DEFAULTS,
-    )
-    launch = check_launch(args, settings.processes)
-    check_options(args)
+    settings, args, given, launch = parse_recipe(argv, "dpo", DpoSettings, DPOConfig, __doc__ or "")
 
     from empo.alignment.dpo import (
         EpochCollator,
@@ -54,11 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
     train_corpus, valid_corpus = read_splits(settings, None if settings.opposites else LABELS)
-    if args.process_index == 0:
-        print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
     job = start_run(args, "dpo", given, launch, settings.threads)
     if job.complete:
-        print(f"{args.output_dir}: this run is complete.")
         return 0
 
     source = hand_over(settings)

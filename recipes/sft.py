@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from empo.alignment.launching import check_launch, check_options, quiet_dependencies
-from empo.alignment.settings import DEFAULTS, SftSettings
+from empo.alignment.launching import parse_recipe, quiet_dependencies
+from empo.alignment.settings import SftSettings
 from empo.records import UserError
-from empo.settings import resolve, run
+from empo.settings import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,16 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_dependencies()
     from trl import SFTConfig
 
-    (settings, args), given = resolve(
-        argv,
-        SftSettings,
-        SFTConfig,
-        prog="recipes/sft.py",
-        description=__doc__ or "",
-        defaults=DEFAULTS,
-    )
-    launch = check_launch(args, settings.processes)
-    check_options(args)
+    settings, args, given, launch = parse_recipe(argv, "sft", SftSettings, SFTConfig, __doc__ or "")
 
     from empo import models
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
@@ -45,11 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
 
     train_corpus, valid_corpus = read_splits(settings)
-    if args.process_index == 0:
-        print(train_corpus.summary(), valid_corpus.summary(), sep="\n")
     job = start_run(args, "sft", given, launch, settings.threads)
     if job.complete:
-        print(f"{args.output_dir}: this run is complete.")
         return 0
 
     source = models.resolve(settings.model, revision=settings.revision)

@@ -335,8 +335,8 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
-def settings_of(script: Path) -> tuple[list[type], dict[str, Any]]:
-    """The classes that a recipe gives to `resolve` or `parse`, and its values below the YAML's."""
+def settings_of(script: Path) -> list[type]:
+    """The classes that a recipe gives to `parse_recipe`."""
     module, tree = load_script(script), ast.parse(script.read_text(encoding="utf-8"))
     homes = {
         alias.name: node.module
@@ -347,15 +347,13 @@ def settings_of(script: Path) -> tuple[list[type], dict[str, Any]]:
     call = next(
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("resolve", "parse")
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "parse_recipe"
     )
-    names = [argument.id for argument in call.args[1:]]
-    classes = [
+    names = [argument.id for argument in call.args[2:4]]  # after argv and the recipe's name
+    return [
         getattr(module, name, None) or getattr(importlib.import_module(homes[name]), name)
         for name in names
     ]
-    with_defaults = any(keyword.arg == "defaults" for keyword in call.keywords)
-    return classes, DEFAULTS if with_defaults else {}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -363,10 +361,10 @@ def test_every_recipe_loads_by_the_command_in_its_head(name: str) -> None:
     script, *words = head_command(ROOT / name)
     assert words[words.index("--config") + 1] == name
     words[words.index("--config") + 1] = str(ROOT / name)
-    classes, defaults = settings_of(ROOT / script)
+    classes = settings_of(ROOT / script)
     if any(hasattr(cls, "use_cpu") for cls in classes) and not torch.cuda.is_available():
         words += ["--use_cpu", "true"]  # transformers refuses bf16 where there is no GPU
-    built, given = resolve(words, *classes, prog=name, description="", defaults=defaults)
+    built, given = resolve(words, *classes, prog=name, description="", defaults=DEFAULTS)
     assert [type(instance) for instance in built] == classes
     assert load_yaml(ROOT / name).keys() <= given.keys()
 

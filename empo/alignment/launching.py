@@ -6,9 +6,12 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from empo.alignment.settings import DEFAULTS
 from empo.records import UserError
+from empo.settings import resolve
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -22,6 +25,26 @@ def quiet_dependencies() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def parse_recipe(
+    argv: Sequence[str] | None, name: str, settings: type, config: type, description: str
+) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+    """Settings, trl's arguments, the values given and the facts of the launch of recipes/`name`.py.
+
+    Raises UserError for settings, options or a launch that cannot work, before a model is loaded.
+    """
+    (ours, args), given = resolve(
+        argv,
+        settings,
+        config,
+        prog=f"recipes/{name}.py",
+        description=description,
+        defaults=DEFAULTS,
+    )
+    launch = check_launch(args, ours.processes)
+    check_options(args)
+    return ours, args, given, launch
 
 
 def check_launch(args: TrainingArguments, processes: int | None = None) -> dict[str, Any]:

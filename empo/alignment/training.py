@@ -175,16 +175,19 @@ class RunTrainer(Trainer):
 def read_splits(
     settings: DataSettings, labels: Collection[str] | None = LABELS
 ) -> tuple[Corpus, Corpus]:
-    """The training and the validation corpus of a recipe; `labels` as in `load_corpus`."""
+    """The training and the validation corpus of a recipe, with counts on the screen; `labels` as in `load_corpus`."""
     source = settings.dialogues
     if settings.valid is None and Path(source).is_file():
         raise UserError(
             f"valid: {source} is a single file; name the validation corpus in `valid`, or give a "
             "folder with train and valid files."
         )
-    train = load_corpus(source, settings.split, settings.mapping, labels, settings.limit)
-    valid_source = settings.valid or source
-    return train, load_corpus(valid_source, "valid", settings.mapping, labels, settings.limit)
+    options = (settings.mapping, labels, settings.limit)
+    train = load_corpus(source, settings.split, *options)
+    valid = load_corpus(settings.valid or source, "valid", *options)
+    if os.environ.get("RANK", "0") == "0":
+        print(train.summary(), valid.summary(), sep="\n")
+    return train, valid
 
 
 def start_run(
@@ -206,6 +209,8 @@ def start_run(
     set_seed(args.seed)
     if threads is not None:
         torch.set_num_threads(threads)
+    if run.complete and args.process_index == 0:
+        print(f"{args.output_dir}: this run is complete.")
     return run
 
 

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "logging_steps": 1,
     "save_total_limit": 2,
     "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,
     "bf16": False,
     "gradient_checkpointing": False,
 }

@@ -1,0 +1,1 @@
+"""Empathy raters: encoders that are trained, saved, loaded and evaluated behind one protocol."""

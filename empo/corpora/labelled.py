@@ -31,7 +31,8 @@ class Example:
 class LabelledCorpus:
     """A judged corpus as read; `counts` says what was merged, settled or derived on the way.
 
-    `symmetric`: context and response of an example are alike (two stories).
+    `symmetric`: context and response of an example are alike (two stories). `derived` names the
+    dimensions that are computed from others, which nobody annotated.
     """
 
     source: str
@@ -43,6 +44,7 @@ class LabelledCorpus:
     files: list[dict[str, Any]]
     counts: Mapping[str, int] = field(default_factory=dict)
     symmetric: bool = False
+    derived: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Counts and digests for manifests and cards."""

@@ -1,0 +1,32 @@
+"""What the tests of the readers share: a csv writer, and the real corpora where there are any."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def write_csv(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows (first the header) as a quoted csv and return its path."""
+
+    def write(name: str, rows: Sequence[Sequence[object]]) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of the real corpora; tests that need it skip without."""
+    if "EMPO_DATA" not in os.environ:
+        pytest.skip("EMPO_DATA is not set to a folder with the real corpora")
+    return Path(os.environ["EMPO_DATA"])

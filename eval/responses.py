@@ -1,12 +1,13 @@
 """Measure the responses of one or more systems and the human references beside them.
 
     python eval/responses.py --output results --responses sft.jsonl dpo.jsonl \\
-        --nidf-table nidf.json --lexicons lexicons
+        --nidf-table nidf.json --lexicons lexicons --rater raters/er raters/ip raters/ex
     python eval/responses.py --output human --dialogues empathetic_dialogues   # references alone
 
 Metrics: trie (diversity), nidf (specificity; needs a table), iva (emotional intensity, valence,
-arousal, dominance; needs the NRC lexicons), length. Systems are compared in pairs on the exchanges
-that all of them answered.
+arousal, dominance; needs the NRC lexicons), length, diff_epitome (levels of empathy against the
+reference; needs raters of the three EPITOME mechanisms, in one folder or several). Systems are
+compared in pairs on the exchanges that all of them answered.
 
 Writes results.json, report.md and figures. Exit code 0: done; 2: an error in what was given; 3:
 something asked for by name could not run (it stands in `not_run`).
@@ -53,7 +54,12 @@ class Settings:
     intensity_rows: Literal["last", "maximum"] = option(
         "last", help="value of a word with several emotions: its last row or its maximum"
     )
-    rater: str | None = option(None, help="rater folder for diff_epitome (not available yet)")
+    rater: list[str] | None = option(
+        None, help="rater folders, for diff_epitome: together all three EPITOME mechanisms"
+    )
+    rater_cache: str | None = option(
+        None, help="file that keeps ratings for the next time (OUTPUT/ratings.sqlite if not given)"
+    )
     seed: int = option(0, help="seed of resampling and of the samples shown")
 
     @property
@@ -69,6 +75,8 @@ class Settings:
         found = []
         if self.responses is None and self.dialogues is None:
             found.append("give --responses FILE... or --dialogues FILE_OR_DIR (or both).")
+        if self.rater_cache is not None and self.rater is None:
+            found.append("--rater-cache: there is nothing to keep without --rater DIR.")
         if unknown := [name for name in self.asked if name not in METRICS]:
             found.append(
                 f"--metrics: no such metric: {', '.join(unknown)}; known: {', '.join(METRICS)}."
@@ -86,21 +94,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.reporting.report import summary, write_report
     from empo.reporting.results import write_results
 
+    output = Path(settings.output)
     systems, facts = load_systems(settings)
     folder = Path(os.environ.get("EMPO_DATA", os.devnull)) / "lexicons"
     lexicons = settings.lexicons or (str(folder) if folder.is_dir() else None)
+
+    rater = None
+    if settings.rater:
+        from empo.raters.combined import CachedRater
+        from empo.raters.loading import load_raters
+
+        cache = settings.rater_cache or output / "ratings.sqlite"
+        rater = CachedRater(load_raters(settings.rater), cache)
 
     results = evaluate(
         systems,
         seed=settings.seed,
         nidf_table=load_table(settings.nidf_table) if settings.nidf_table else None,
         lexicons=load_lexicons(lexicons, settings.intensity_rows) if lexicons else None,
+        rater=rater,
         metrics=settings.asked if settings.metrics else METRICS,
     )
     command = shlex.join(["python", "eval/responses.py", *argv])
     results |= {"command": command, "inputs": facts}
 
-    output = Path(settings.output)
     write_results(output / "results.json", results)
     report = write_report(results, output, published=settings.subset == "published")
     print(summary(results))

@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from empo.dialogues import Exchange
 from empo.metrics import MetricResult
+from empo.metrics.diff_epitome import RatedOnce, diff_epitome, require_mechanisms
 from empo.metrics.iva import GET_THEM, Lexicons, iva
 from empo.metrics.length import characters, length
 from empo.metrics.nidf import NidfTable, nidf
 from empo.metrics.statistics import compare, holm
 from empo.metrics.trie import trie
+from empo.rating import Rater
 from empo.records import RESULTS_SCHEMA, Response, UserError
 from empo.runs import now, versions
 
@@ -24,15 +26,17 @@ HUMAN = "human"
 
 SAMPLES = 5
 
+AGAINST_REFERENCE = ("diff_epitome",)
+"""Metrics that the references have by construction: no system is compared with `human` in them."""
+
 _NOT_AVAILABLE = {
-    "diff_epitome": "needs an empathy rater; raters are not available in this version.",
     "bertscore": "not available in this version.",
     "emotion_shares": "not available in this version.",
     "distinct_n": "not available in this version.",
     "self_bleu": "not available in this version.",
 }
 
-METRICS = ("trie", "nidf", "iva", "length", *_NOT_AVAILABLE)
+METRICS = ("trie", "nidf", "iva", "length", "diff_epitome", *_NOT_AVAILABLE)
 """Every metric that can be asked for by name."""
 
 
@@ -42,18 +46,21 @@ def evaluate(
     seed: int = 0,
     nidf_table: NidfTable | None = None,
     lexicons: Lexicons | None = None,
+    rater: Rater | None = None,
     metrics: Iterable[str] = METRICS,
     extra: Mapping[str, Callable[[Sequence[Response]], MetricResult]] | None = None,
 ) -> dict[str, Any]:
     """Measure systems and human references on the exchanges that all systems share.
 
     `systems` maps a name to the system's responses; the human references are added as `human`, the
-    last column. A metric that cannot run (`nidf` without its table, `iva` without its lexicons)
-    stands in `not_run` with the reason. `extra` maps the names of further metrics, defined by a
-    corpus or a user, to their functions; they are measured and compared like the others. Returns the content of results.json: JSON values only, no
-    NaN; beside a None stand `reasons`.
+    last column. A metric that cannot run (`nidf` without its table, `iva` without its lexicons,
+    `diff_epitome` without a rater) stands in `not_run` with the reason. `extra` maps the names of
+    further metrics, defined by a corpus or a user, to their functions; they are measured and
+    compared like the others. Returns the content of results.json: JSON values only, no NaN; beside
+    a None stand `reasons`. `warnings` are sentences of the rater that every report repeats.
 
-    Raises UserError where systems share no exchange or disagree on a reference.
+    Raises UserError where systems share no exchange or disagree on a reference, and where a rater
+    does not fit DIFF-EPITOME.
     """
     aligned, left_out = align(systems)
     ready: dict[str, Callable[[Sequence[Response]], MetricResult]] = {
@@ -70,6 +77,15 @@ def evaluate(
     else:
         ready["iva"] = lambda responses: iva(responses, lexicons, seed)
     wanted = set(metrics)
+    if rater is None:
+        not_run["diff_epitome"] = (
+            "no rater: train one of the three EPITOME mechanisms with recipes/rater.py, give its "
+            "folder as --rater DIR."
+        )
+    elif "diff_epitome" in wanted:
+        require_mechanisms(rater)  # before minutes of other metrics
+        rated = RatedOnce(rater)
+        ready["diff_epitome"] = lambda responses: diff_epitome(responses, rated, seed)
     asked = [name for name in METRICS if name in wanted]
     ready |= extra or {}
     names = [name for name in (*asked, *(extra or {})) if name in ready]
@@ -111,6 +127,7 @@ def evaluate(
             {"metric": name, "reason": not_run[name]} for name in asked if name not in ready
         ],
         "samples": _samples(aligned, seed),
+        "warnings": _warnings(measured),
     }
 
 
@@ -177,6 +194,8 @@ def _compare(
     for name, result in measured[a].items():
         other = measured[b][name]
         for key, values in result.per_response.items():
+            if HUMAN in (a, b) and key.split(".")[0] in AGAINST_REFERENCE:
+                continue
             compared = compare(values, other.per_response[key], *lengths, seed)
             row = {"a": a, "b": b, "metric": key, "reasons": {}, **compared}
             if name == "length":
@@ -205,6 +224,18 @@ def _corpus_level(a: str, b: str, metric: str, difference: float, n: int) -> dic
         "length_controlled": None,
         "reasons": dict.fromkeys(("interval", "p", "length_controlled"), reason),
     }
+
+
+def _warnings(measured: Mapping[str, Mapping[str, MetricResult]]) -> list[str]:
+    """Every warning of a metric once, in the order of systems and metrics."""
+    return list(
+        dict.fromkeys(
+            warning
+            for results in measured.values()
+            for result in results.values()
+            for warning in result.values.get("warnings", ())
+        )
+    )
 
 
 def _samples(aligned: Mapping[str, Sequence[Response]], seed: int) -> list[dict[str, Any]]:

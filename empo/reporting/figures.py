@@ -10,9 +10,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from empo.rating import MECHANISMS
+
 _HUMAN = "black"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 _STYLES = ("-", "--", ":", "-.")
+_LEVEL_COLOURS = ("#dddddd", "#56b4e9", "#0072b2")
 _PANELS = (
     ("loss", "loss"),
     ("rewards/margins", "reward margin"),
@@ -38,6 +41,27 @@ def iva_figure(systems: Mapping[str, Any], path: str | Path) -> None:
         axes.set_xlabel(f"|prompt − response| in {dimension}")
     panels[0].set_ylabel("share of responses")
     panels[-1].legend(frameon=False)
+    _save(figure, path)
+
+
+def epitome_figure(systems: Mapping[str, Any], path: str | Path) -> None:
+    """Shares of the EPITOME levels 0, 1, 2 per mechanism and system, as stacked bars."""
+    names = [name.replace("$", r"\$") for name in systems]  # no formula
+    figure, panels = _panels(3, width=11)
+    for axes, mechanism in zip(panels, MECHANISMS, strict=True):
+        start = [0.0] * len(systems)
+        of = [s["metrics"]["diff_epitome"]["mechanisms"][mechanism] for s in systems.values()]
+        for level, colour in enumerate(_LEVEL_COLOURS):
+            shares = [m["levels"][level] / max(1, sum(m["levels"])) for m in of]
+            axes.barh(range(len(systems)), shares, left=start, color=colour, label=str(level))
+            start = [begin + share for begin, share in zip(start, shares, strict=True)]
+        axes.set_yticks(range(len(systems)), names if axes is panels[0] else [""] * len(systems))
+        axes.invert_yaxis()
+        axes.set_axisbelow(True)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(f"{mechanism.replace('_', ' ')}: share of responses")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="level", loc="outside right center", frameon=False)
     _save(figure, path)
 
 

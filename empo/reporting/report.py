@@ -8,8 +8,11 @@ from typing import Any
 
 from empo.records import write_text
 from empo.reporting import published as published_rows
-from empo.reporting.figures import iva_figure, nidf_figure, training_figure
+from empo.reporting.epitome import LABELS as EPITOME_LABELS
+from empo.reporting.epitome import beside_summary, bold_warnings, empathy_levels, moving_with_length
+from empo.reporting.figures import epitome_figure, iva_figure, nidf_figure, training_figure
 from empo.reporting.markdown import escape, interval, number, table
+from empo.reporting.published import with_published
 
 _LABELS = {
     "nidf": "NIDF",
@@ -19,6 +22,7 @@ _LABELS = {
     "iva.dominance": "|ΔD|",
     "length.characters": "characters",
     "length.tokens": "tokens",
+    **EPITOME_LABELS,
 }
 _STRONG = 0.1  # |r| with length from which a metric is said to move with it
 
@@ -40,6 +44,9 @@ def write_report(
     systems = results["systems"]
     measured = _metrics(systems)
     figures: dict[str, str] = {}
+    if "diff_epitome" in measured:
+        figures["epitome"] = "epitome.svg"
+        epitome_figure(systems, folder / figures["epitome"])
     if "nidf" in measured:
         figures["nidf"] = "nidf.svg"
         nidf_figure(systems, folder / figures["nidf"])
@@ -58,11 +65,13 @@ def write_report(
 def render(
     results: Mapping[str, Any], figures: Mapping[str, str] | None = None, *, published: bool = False
 ) -> str:
-    """The report as markdown; `figures` maps `nidf`, `iva`, `training <run>` to files beside it."""
+    """The report as markdown; `figures` maps `epitome`, `nidf`, ... to files beside it."""
     figures = figures or {}
     systems = results["systems"]
     measured = _metrics(systems)
     sections = [_facts(results)]
+    if "diff_epitome" in measured:
+        sections.append(empathy_levels(results, figures.get("epitome"), published=published))
     if "trie" in measured:
         sections.append(_diversity(systems, published))
     if {"nidf", "iva"} & measured:
@@ -88,9 +97,9 @@ def render(
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """The systems in one table of plain text, for the terminal."""
+    """The systems in one table of plain text, for the terminal; controls and warnings below it."""
     rows = [
-        "system;n;templates;span/total nodes;from root;compression;starts;"
+        "system;n;DIFF-EPITOME;templates;span/total nodes;from root;compression;starts;"
         "NIDF;|ΔI|;|ΔV|;|ΔA|;|ΔD|;characters".split(";")
     ]
     for name, system in results["systems"].items():
@@ -100,6 +109,7 @@ def summary(results: Mapping[str, Any]) -> str:
             [
                 name,
                 str(system["n"]),
+                number(metrics.get("diff_epitome", {}).get("mean"), 4),
                 number(trie.get("templates"), 0),
                 f"{number(trie.get('span_nodes'), 0)}/{number(trie.get('total_nodes'), 0)}",
                 number(trie.get("children_from_root"), 0),
@@ -114,13 +124,14 @@ def summary(results: Mapping[str, Any]) -> str:
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
+    lines = (
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     )
+    return "\n".join(lines) + beside_summary(results)
 
 
 def _metrics(systems: Mapping[str, Any]) -> set[str]:
@@ -144,23 +155,8 @@ def _facts(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines.append(f"- Versions: {escape(versions)}")
     lines += [f"- {name}: {escape(text)}" for name, text in results["signatures"].items()]
-    return "# Responses measured\n\n" + "\n".join(lines) + "\n"
-
-
-def _with_published(
-    rows: Mapping[str, list[str]], printed: Mapping[str, str], published: bool
-) -> list[list[str]]:
-    """Rows of the systems, the paper's row of the same name below each, its other rows last."""
-    width = max(map(len, rows.values()))
-    theirs = {name: [f"{name}, published", *cells.split("; ")] for name, cells in printed.items()}
-    table_rows = []
-    for name, cells in rows.items():
-        table_rows.append([name, *cells])
-        if published and name in theirs:
-            table_rows.append(theirs.pop(name))
-    if published:
-        table_rows += theirs.values()
-    return [row + ["—"] * (width + 1 - len(row)) for row in table_rows]
+    warnings = bold_warnings(results.get("warnings", ()))
+    return f"# Responses measured\n\n{warnings}" + "\n".join(lines) + "\n"
 
 
 def _diversity(systems: Mapping[str, Any], published: bool) -> str:
@@ -179,7 +175,7 @@ def _diversity(systems: Mapping[str, Any], published: bool) -> str:
     return (
         "## Diversity\n\nRepeated n-grams are folded into symbols; a template is what is left of a "
         "response. More templates, more nodes and a higher compression ratio: less repetition.\n\n"
-        + table(headers.split("; "), _with_published(rows, published_rows.DIVERSITY, published))
+        + table(headers.split("; "), with_published(rows, published_rows.DIVERSITY, published))
     )
 
 
@@ -202,7 +198,7 @@ def _words(systems: Mapping[str, Any], figures: Mapping[str, str], published: bo
         "are closer to the speaker.\n\n"
         + table(
             ["system", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"],
-            _with_published(rows, published_rows.WORDS, published),
+            with_published(rows, published_rows.WORDS, published),
         )
     )
     if "iva" in measured:
@@ -248,7 +244,7 @@ def _length(systems: Mapping[str, Any], published: bool) -> str:
         "## Length\n\nMean ± standard deviation over responses; blank ones have no token.\n\n"
         + table(
             ["system", "characters", "tokens", "blank"],
-            _with_published(rows, published_rows.CHARACTERS, published),
+            with_published(rows, published_rows.CHARACTERS, published),
         )
     )
 
@@ -297,6 +293,7 @@ def _with_length(results: Mapping[str, Any]) -> str:
         metrics = system["metrics"]
         values = {"nidf": metrics["nidf"]} if "nidf" in metrics else {}
         values |= {f"iva.{key}": value for key, value in metrics.get("iva", {}).items()}
+        values |= moving_with_length(metrics.get("diff_epitome"))
         for key, value in values.items():
             described.setdefault(_LABELS[key], []).append(value["length_correlation"])
     if not described:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -64,7 +64,11 @@ class Sample(TypedDict):
 
 @with_config(extra="allow")
 class Results(TypedDict):
-    """The whole file; further keys are allowed and kept."""
+    """The whole file; further keys are allowed and kept.
+
+    `warnings` are what the raters behind the figures say against them; every report repeats them.
+    `rater_note` is a text on what the rater's levels mean, shown above them.
+    """
 
     schema: Literal["empo.results/1"]
     created: str
@@ -76,6 +80,8 @@ class Results(TypedDict):
     comparisons: list[Comparison]
     not_run: list[NotRun]
     samples: list[Sample]
+    warnings: NotRequired[list[str]]
+    rater_note: NotRequired[str]
 
 
 _RESULTS = TypeAdapter(Results)

@@ -10,6 +10,7 @@ import pytest
 from empo.dialogues import Dialogue, Turn
 from empo.metrics.iva import INTENSITY_FILE, VAD_FILE
 from empo.metrics.nidf import build_table
+from empo.rating import MECHANISMS, Dimension
 from empo.records import UserError, write_json, write_jsonl
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "responses.py"
@@ -114,15 +115,93 @@ def test_what_is_asked_by_name_and_cannot_run_gives_3(main, files, capsys):
     results = read(files / "out")
     assert [row["metric"] for row in results["not_run"]] == ["nidf"]
     assert set(results["systems"]["dpo"]["metrics"]) == {"trie"}
-    assert main([*argv, "--rater", "somewhere"]) == 3
+    assert main([*argv, "--metrics", "trie,diff_epitome"]) == 3
+    assert "asked for, but not run: diff_epitome: no rater: train one" in capsys.readouterr().err
     assert main([*argv, "--metrics", "trie"]) == 0
 
 
 def test_problems_are_reported_at_once(main, files):
     with pytest.raises(UserError) as error:
-        main(["--metrics", "trie,tree", "--output", str(files / "out")])
+        main(["--metrics", "trie,tree", "--rater-cache", "x", "--output", str(files / "out")])
     assert "no such metric: tree; known: trie, nidf" in str(error.value)
     assert "give --responses FILE... or --dialogues" in str(error.value)
+    assert "--rater-cache: there is nothing to keep without --rater DIR" in str(error.value)
+
+
+def save_rater(folder, *mechanisms):
+    """A rater that has learnt nothing, in its folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, PreTrainedTokenizerFast
+
+    from empo.raters.classifier import PairClassifier, PairClassifierConfig
+    from empo.raters.encoder_rater import EncoderRater, rater_config
+    from empo.raters.inputs import InputSettings
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "I", "am", "so", "sorry", "bad", "day", "sad"]
+    backend = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    special |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    encoder = BertConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=64,
+    )
+    shape = PairClassifierConfig(encoder=encoder.to_dict(), classes=[3] * len(mechanisms))
+    config = rater_config(
+        folder.name,
+        [Dimension(name, 0, 2, "ordinal", (0.0, 1.0, 2.0)) for name in mechanisms],
+        InputSettings(max_length=32),
+    )
+    EncoderRater(PairClassifier(shape), tokenizer, config, weights="").save(folder, None)
+    return str(folder)
+
+
+def test_levels_of_several_rater_folders_are_measured_and_kept(main, files, monkeypatch):
+    three = [save_rater(files / "raters" / name, name) for name in MECHANISMS]
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out"), "--rater"]
+    assert main([*argv, *three]) == 0
+    results = read(files / "out")
+    metric = results["systems"]["dpo"]["metrics"]["diff_epitome"]
+    squared = [metric[name] for name in MECHANISMS]
+    assert metric["mean"] == pytest.approx(sum(squared) / 3)
+    assert metric["n"] == 3
+    assert results["systems"]["human"]["metrics"]["diff_epitome"]["mean"] == 0
+    assert len(results["warnings"]) == 3
+    text = (files / "out" / "report.md").read_text("utf-8")
+    assert text.count("**Rater explorations: nothing shows that it beats") == 2
+
+    # a second run rates nothing again, wherever the file was put
+    kept = files / "kept.sqlite"
+    (files / "out" / "ratings.sqlite").rename(kept)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the rater was asked again")
+
+    from empo.raters.encoder_rater import EncoderRater
+
+    monkeypatch.setattr(EncoderRater, "score", refuse)
+    argv[argv.index("--output") + 1] = str(files / "again")
+    assert main([*argv, *three, "--rater-cache", str(kept)]) == 0
+    again = read(files / "again")
+    assert again["systems"]["dpo"]["metrics"]["diff_epitome"] == metric
+    assert not (files / "again" / "ratings.sqlite").exists()
+
+
+def test_a_rater_without_the_mechanisms_or_no_rater_is_refused(main, files):
+    one = save_rater(files / "raters" / "one", "explorations")
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out"), "--rater"]
+    with pytest.raises(UserError, match="Missing: emotional_reactions, interpretations; the rater"):
+        main([*argv, one])
+    with pytest.raises(UserError, match="this is no rater folder"):
+        main([*argv, str(files)])
 
 
 def test_the_order_of_lines_does_not_matter(main, files):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -6,6 +7,7 @@ from empo.dialogues import Exchange, Turn
 from empo.metrics.evaluation import METRICS, align, evaluate, human_responses
 from empo.metrics.iva import DIMENSIONS, Lexicons
 from empo.metrics.nidf import NidfTable
+from empo.rating import MECHANISMS, Dimension, Ratings
 from empo.records import Response, UserError
 
 TABLE = NidfTable(
@@ -18,6 +20,25 @@ TABLE = NidfTable(
     counts={"i": 8, "am": 4, "sad": 2, "glad": 1},
 )
 LEXICONS = Lexicons({name: {"sad": 0.25, "glad": 0.75} for name in DIMENSIONS}, "by hand")
+
+
+class WordRater:
+    """A rule as a rater: levels follow how many words the text has; a blank text has none."""
+
+    dimensions = tuple(Dimension(name, 0, 2, "ordinal", (0.0, 1.0, 2.0)) for name in MECHANISMS)
+
+    def __init__(self):
+        self.seen = []
+
+    def score(self, pairs, *, batch_size=32):
+        texts = [pair.response for pair in pairs]
+        self.seen += texts
+        counts = [len(text.split()) or math.nan for text in texts]
+        scores = [[float(count > 1), min(count, 2.0), (count > 3) * 2.0] for count in counts]
+        scores = [
+            [math.nan] * 3 if math.isnan(n) else row for n, row in zip(counts, scores, strict=True)
+        ]
+        return Ratings.of(self.dimensions, scores, "words", warnings=["Words are no empathy."])
 
 
 def system(name, texts, reference="i am sad"):
@@ -90,6 +111,55 @@ def test_comparisons_cover_all_pairs_and_holm_the_whole_table():
     assert row["difference"] == pytest.approx(means["one"] - means["two"])
 
 
+def test_levels_are_compared_with_human_and_the_metric_against_the_reference_is_not():
+    results = evaluate(SYSTEMS, rater=WordRater(), metrics=["diff_epitome"])
+    compared = {}
+    for row in results["comparisons"]:
+        compared.setdefault((row["a"], row["b"]), []).append(row["metric"])
+    against = ["diff_epitome", *(f"diff_epitome.{name}" for name in MECHANISMS)]
+    assert compared == {
+        ("one", "two"): [*against, "epitome_levels"],
+        ("one", "human"): ["epitome_levels"],
+        ("two", "human"): ["epitome_levels"],
+    }
+    # references of 4 words: levels 1 2 2; "one": 1 2 0 and 1 2 2; "two": 1 2 0 and 0 1 0
+    values = {s: r["metrics"]["diff_epitome"] for s, r in results["systems"].items()}
+    assert values["one"]["mean"] == pytest.approx((4 / 3 + 0) / 2)
+    assert values["two"]["mean"] == pytest.approx((4 / 3 + 6 / 3) / 2)
+    assert values["human"]["mean"] == 0
+    assert values["human"]["levels_sum"]["mean"] == 5
+    assert values["human"]["controls"]["always_level_0"]["mean"] == 9 / 3
+    difference = results["comparisons"][0]["difference"]
+    assert difference == pytest.approx(values["one"]["mean"] - values["two"]["mean"])
+
+
+def test_the_rater_sees_every_text_once_and_its_warnings_are_kept():
+    rater = WordRater()
+    results = evaluate(SYSTEMS, rater=rater)
+    assert len(rater.seen) == len(set(rater.seen)) == 2 + 2 + 2
+    assert results["warnings"] == ["Words are no empathy."]
+    assert results["signatures"]["diff_epitome"].endswith("words")
+    assert evaluate(SYSTEMS)["warnings"] == []
+
+
+def test_a_rater_is_not_asked_for_other_metrics():
+    rater = WordRater()
+    results = evaluate(SYSTEMS, rater=rater, metrics=["length"])
+    assert rater.seen == []
+    assert set(results["signatures"]) == {"length"}
+
+
+def test_a_rater_without_the_mechanisms_is_refused():
+    rater = WordRater()
+    rater.dimensions = rater.dimensions[1:]
+    with pytest.raises(UserError) as error:
+        evaluate(SYSTEMS, rater=rater)
+    assert "Missing: emotional_reactions; the rater has: interpretations, explorations." in str(
+        error.value
+    )
+    assert rater.seen == []
+
+
 def test_diversity_has_differences_but_no_test():
     results = evaluate(SYSTEMS, metrics=["trie"])
     rows = {r["metric"]: r for r in results["comparisons"] if (r["a"], r["b"]) == ("one", "human")}
@@ -105,7 +175,7 @@ def test_what_cannot_run_says_what_to_do():
     reasons = {entry["metric"]: entry["reason"] for entry in results["not_run"]}
     assert "empo nidf-table" in reasons["nidf"]
     assert "saifmohammad.com" in reasons["iva"]
-    assert "rater" in reasons["diff_epitome"]
+    assert "recipes/rater.py, give its folder as --rater DIR" in reasons["diff_epitome"]
     assert set(reasons) | set(results["signatures"]) == set(METRICS)
 
 
@@ -128,7 +198,7 @@ def test_results_are_json_without_nan_and_every_null_has_a_reason(keys, text):
         "one": system("one", dict.fromkeys(keys, text)),
         "two": system("two", dict.fromkeys(keys, "")),
     }
-    results = evaluate(systems, nidf_table=TABLE, lexicons=LEXICONS)
+    results = evaluate(systems, nidf_table=TABLE, lexicons=LEXICONS, rater=WordRater())
     json.dumps(results, allow_nan=False)
     assert list(without_reason(results)) == []
 

@@ -1,6 +1,6 @@
 import xml.etree.ElementTree as ET
 
-from empo.reporting.figures import iva_figure, nidf_figure, training_figure
+from empo.reporting.figures import epitome_figure, iva_figure, nidf_figure, training_figure
 
 LOG = [
     {"step": 1, "loss": 0.69, "rewards/margins": 0.0, "rewards/accuracies": 0.0},
@@ -30,6 +30,18 @@ def test_panels(results, tmp_path):
     iva_figure(results["systems"], tmp_path / "iva.svg")
     assert axes_of(tmp_path / "nidf.svg") == 1
     assert axes_of(tmp_path / "iva.svg") == 3
+
+
+def test_levels_of_every_system_are_stacked_to_one(rated, tmp_path):
+    for name in ("a.svg", "b.svg"):
+        epitome_figure({"$x^{": rated["systems"]["one"], **rated["systems"]}, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert axes_of(tmp_path / "a.svg") == 3
+    text = (tmp_path / "a.svg").read_text("utf-8")
+    # a bar per system, mechanism and level; 3 more squares in the legend
+    assert [text.count(f"fill: {colour}") for colour in ("#dddddd", "#56b4e9", "#0072b2")] == (
+        [4 * 3 + 1] * 3
+    )
 
 
 def test_training_has_a_panel_for_what_was_logged(tmp_path):

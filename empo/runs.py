@@ -61,7 +61,8 @@ class Run:
         if manifest.is_file():
             run = cls(folder, read_json(manifest))
             differences = _differences(run.facts, command, settings)
-            trained = any(folder.glob("checkpoint-*")) or run.complete
+            begun = any(folder.glob("checkpoint-*")) or (folder / "units").is_dir()
+            trained = begun or run.complete
             if differences and not trained:  # it stopped before there was anything to lose
                 return cls(folder, _new_facts(command, settings))
             if differences:

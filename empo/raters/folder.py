@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from empo.records import UserError, read_json, sha256, write_json
 
 RATER_CONFIG = "rater_config.json"
 RATER_SCHEMA = "empo.rater/1"
+_PACKAGES = ("torch", "transformers", "sentence-transformers")
+JOINED = "joined"
+"""Kind of a folder whose sub-folders are raters that stand side by side."""
 UNITS = "units"
 """Sub-folder of a rater's run with what belongs to its single trainings (seeds and folds)."""
 
@@ -72,6 +78,13 @@ class RaterConfig:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: a field is missing or wrong ({error!r}).") from None
 
+    def signature(self, weights: str) -> str:
+        """All that is needed to get the same scores again, in one line; no framework is imported."""
+        names = "+".join(dimension.name for dimension in self.dimensions)
+        packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+        settings = json.dumps(dict(self.settings), sort_keys=True)
+        return f"{self.name}@{weights[:12]} ({self.kind}; {names}; {settings}; {packages})"
+
     def warnings(self, weights: str) -> tuple[str, ...]:
         """Why the scores of these weights should not be trusted; empty where the evidence is there.
 
@@ -102,6 +115,22 @@ class RaterConfig:
             f"Rater {self.name}: on held-out groups it is not shown to beat the baselines in: "
             f"{', '.join(failing)}. Do not read these scores as a measure.",
         )
+
+
+def attest(folder: str | Path, evidence: Mapping[str, Any]) -> None:
+    """Bind evidence (see `RaterConfig`, without `weights`) to the weights that lie in a folder.
+
+    Raters that stand side by side each get the part about their own dimensions.
+    """
+    config = RaterConfig.read(folder)
+    if config.kind == JOINED:
+        for member in config.settings["members"]:
+            attest(Path(folder) / member, evidence)
+        return
+    names = [dimension.name for dimension in config.dimensions]
+    own = {name: evidence["dimensions"][name] for name in names}
+    bound = {**evidence, "weights": weights_digest(folder), "dimensions": own}
+    dataclasses.replace(config, evidence=bound).write(folder)
 
 
 def weights_digest(folder: str | Path) -> str:

@@ -1,0 +1,153 @@
+"""`empo rate`: score pairs of context and response with a rater, from file to file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from empo.dialogues import Turn
+from empo.rating import RatingInput, Ratings, checked
+from empo.records import UserError, file_facts, finite, read_jsonl, write_json, write_jsonl
+from empo.runs import now, versions
+from empo.settings import option, parse
+
+RATINGS_SCHEMA = "empo.ratings/1"
+
+
+@dataclass
+class RateSettings:
+    """Settings of `empo rate`."""
+
+    rater: list[str] = option(
+        help="rater folders; several of the same dimensions are averaged, others stand side by side"
+    )
+    input: str = option(help="jsonl with context, response and optionally id and following")
+    output: str = option(help="jsonl with a line of scores per input")
+    cache: str | None = option(
+        None, help="SQLite file with earlier scores (default: in the user's cache folder)"
+    )
+    batch_size: int = option(32, help="inputs per batch")
+    device: str | None = option(None, help="cpu, cuda, ... (default: cuda where there is one)")
+    seed: int = option(0, help="kept in the manifest; nothing here is random")
+
+    def problems(self) -> list[str]:
+        """What cannot work."""
+        return [] if self.batch_size > 0 else [f"--batch-size: {self.batch_size} is too small."]
+
+
+def rate_command(argv: Sequence[str]) -> int:
+    """Score pairs with a rater; what was scored before comes from a cache.
+
+    Every input line has `response` and `context` (a text, or messages with role and content, as in
+    a responses file). Every output line has scores, probabilities, flags and the rater's signature.
+
+    Example: empo rate --rater runs/raters/epitome --input responses.jsonl --output ratings.jsonl
+    """
+    (settings,) = parse(
+        argv, RateSettings, prog="empo rate", description=rate_command.__doc__ or ""
+    )
+    from empo.raters.combined import CachedRater, default_cache
+    from empo.raters.loading import load_raters
+
+    ids, pairs = read_pairs(settings.input)
+    rater = CachedRater(
+        load_raters(settings.rater, settings.device), settings.cache or default_cache()
+    )
+    ratings = checked(rater.score(pairs, batch_size=settings.batch_size), len(pairs))
+    write_jsonl(settings.output, rows(ids, ratings))
+    unscored = int(np.isnan(ratings.scores).any(axis=1).sum())
+    counts = {
+        "inputs": len(pairs),
+        "from_cache": rater.hits,
+        "unscored": unscored,
+        "context_truncated": int(ratings.truncated.sum()),
+        "response_truncated": int(ratings.response_truncated.sum()),
+    }
+    write_json(
+        f"{settings.output}.manifest.json",
+        {
+            "schema": RATINGS_SCHEMA,
+            "created": now(),
+            "versions": versions(),
+            "seed": settings.seed,
+            "input": file_facts(settings.input),
+            "signature": ratings.signature,
+            "warnings": list(ratings.warnings),
+            "counts": counts,
+        },
+    )
+    for warning in ratings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()))
+    for d, dimension in enumerate(ratings.dimensions):
+        values = ratings.scores[:, d]
+        if np.isfinite(values).any():
+            print(
+                f"  {dimension.name}: mean {np.nanmean(values):.3f} ± {np.nanstd(values):.3f} on "
+                f"{dimension.low:g} to {dimension.high:g}"
+            )
+    print(settings.output)
+    return 0
+
+
+def read_pairs(path: str | Path) -> tuple[list[str], list[RatingInput]]:
+    """Ids (the line number where there is none) and inputs of a jsonl file.
+
+    Raises UserError naming line and field.
+    """
+    ids, pairs = [], []
+    for number, row in read_jsonl(path):
+        where = f"{path}, line {number}"
+        response = row.get("response")
+        if not isinstance(response, str):
+            raise UserError(f"{where}, field 'response': a text is expected, not {response!r}.")
+        context = row.get("context", "")
+        if not isinstance(context, str):
+            context = _turns(context, f"{where}, field 'context'")
+        following = _turns(row.get("following", []), f"{where}, field 'following'")
+        ids.append(str(row.get("id", number)))
+        pairs.append(RatingInput(context, response, following))
+    return ids, pairs
+
+
+def rows(ids: Sequence[str], ratings: Ratings) -> list[dict[str, Any]]:
+    """One JSON object per input; a score that could not be made is null."""
+    names = [dimension.name for dimension in ratings.dimensions]
+    return [
+        {
+            "id": name,
+            "scores": {n: finite(ratings.scores[i, d]) for d, n in enumerate(names)},
+            "probabilities": {
+                n: None if p is None or not np.isfinite(p[i]).all() else p[i].tolist()
+                for n, p in zip(names, ratings.probabilities, strict=True)
+            },
+            "truncated": bool(ratings.truncated[i]),
+            "response_truncated": bool(ratings.response_truncated[i]),
+            "parse_failed": bool(ratings.parse_failed[i]),
+            "n_valid": int(ratings.n_valid[i]),
+            "signature": ratings.signature,
+        }
+        for i, name in enumerate(ids)
+    ]
+
+
+def _turns(messages: Any, where: str) -> tuple[Turn, ...]:
+    if not isinstance(messages, list):
+        raise UserError(f"{where}: a text or a list of messages is expected, not {messages!r}.")
+    turns = []
+    for message in messages:
+        if isinstance(message, dict) and message.get("role") == "system":
+            continue  # instructions are no turn
+        known = isinstance(message, dict) and message.get("role") in ("user", "assistant")
+        if not known or not isinstance(message.get("content"), str):
+            raise UserError(
+                f"{where}: a message needs role ('user' or 'assistant') and content, but it is "
+                f"{message!r}."
+            )
+        turns.append(Turn(message["role"], message["content"]))
+    return tuple(turns)

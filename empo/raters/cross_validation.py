@@ -1,0 +1,384 @@
+"""Seeds and folds: every training writes its held-out predictions, and a restart does the rest.
+
+OUTPUT/units/seed-1/fold-0/   predictions.jsonl, unit.json (written last), model/ of the best so far
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from empo.corpora.examples import load_labelled
+from empo.corpora.labelled import Example, LabelledCorpus
+from empo.raters.baselines import BASELINES, baseline_predictions
+from empo.raters.encoders import resolve_encoder
+from empo.raters.evaluation import aggregate, evaluate_predictions, evidence
+from empo.raters.folder import UNITS, RaterConfig, attest
+from empo.raters.kinds import train_rater
+from empo.raters.loading import load_rater
+from empo.raters.predictions import Predictions
+from empo.raters.settings import CLASS_LOSSES, RaterSettings
+from empo.raters.splits import Split, check_separate, label_matrix, splits, with_test
+from empo.rating import Dimension, Rater, RatingInput, checked
+from empo.records import UserError, finite, read_json, read_jsonl, write_json, write_jsonl
+from empo.runs import Run, now, versions
+
+logger = logging.getLogger(__name__)
+
+MODEL = "model"
+PREDICTIONS = "predictions.jsonl"
+RESULTS_SCHEMA = "empo.rater-results/1"
+
+_VOLATILE = {"output_dir", "threads", "processes", "disable_tqdm"}
+
+GOLDEN = (
+    RatingInput("My cat died last night and the flat feels empty.", "Okay."),
+    RatingInput(
+        "My cat died last night and the flat feels empty.",
+        "I am so sorry. It must be strange to come home to silence. How long was she with you?",
+    ),
+    RatingInput(
+        "I finally passed my driving test!", "You must be relieved after all that practice."
+    ),
+)
+"""Inputs whose scores stand on every card, to see at a glance that a rater was loaded right."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training: a seed on a fold. `folder` holds what belongs to it."""
+
+    seed: int
+    fold: int
+    folder: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether its predictions and facts are there."""
+        return (self.folder / "unit.json").is_file()
+
+    def facts(self) -> dict[str, Any]:
+        """What the training came to."""
+        return read_json(self.folder / "unit.json")
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """The held-out rows, as `_predict` wrote them."""
+        return [row for _, row in read_jsonl(self.folder / PREDICTIONS)]
+
+
+def read_corpus(source: str, settings: RaterSettings) -> LabelledCorpus:
+    """The judged corpus of a recipe, cut to the dimensions (and groups) that are asked for.
+
+    On the scale `unit`, a loss that learns numbers gets every label as its place in the range, 0..1.
+    """
+    options = {"text": settings.text} if settings.text != "story" else {}
+    corpus = load_labelled(source, settings.schema, **options)
+    dimensions = chosen_dimensions(corpus, settings.dimensions)
+    names = {dimension.name for dimension in dimensions}
+    examples = cut_groups([e for e in corpus.examples if names & e.labels.keys()], settings.limit)
+    if settings.loss not in CLASS_LOSSES and settings.scale == "unit":
+        span = {d.name: (d.low, d.high - d.low) for d in dimensions}
+        examples = [
+            dataclasses.replace(
+                e,
+                labels={k: (y - span[k][0]) / span[k][1] for k, y in e.labels.items() if k in span},
+            )
+            for e in examples
+        ]
+        dimensions = [Dimension(d.name, 0.0, 1.0, "interval") for d in dimensions]
+    elif settings.loss not in CLASS_LOSSES:
+        dimensions = [dataclasses.replace(d, kind="interval", levels=None) for d in dimensions]
+    return dataclasses.replace(corpus, dimensions=tuple(dimensions), examples=examples)
+
+
+def cross_validate(
+    settings: RaterSettings,
+    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    corpus: LabelledCorpus,
+    test: LabelledCorpus | None,
+    output: Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train, measure and keep a rater in `output`; a restart does only what is missing.
+
+    `given` are the settings as given, by which a restart knows its run. Returns the content of
+    results.json and the facts for the card.
+    """
+    run = Run.start(output, "rater", {k: v for k, v in given.items() if k not in _VOLATILE})
+    data = [part.facts() for part in (corpus, test) if part is not None]
+    _, encoder = resolve_encoder(settings.encoder)
+    run.check_identity({"data": [facts["files"] for facts in data], "encoder": encoder})
+    run.facts.update(name=output.name, data=data)
+    if not run.complete:
+        run.save()
+    dimensions = corpus.dimensions
+    units, parts = train_units(corpus, test, settings, arguments, output)
+    evaluation, shown = measure(units, dimensions)
+    keep_rater(best_unit(units), output, shown)
+    rater = load_rater(output, "cpu")
+    golden = rater.score(GOLDEN)
+    config = RaterConfig.read(output)
+    split = {
+        "group": "examples of one group stay on one side",
+        "folds": len(parts),
+        "split_seed": settings.split_seed,
+        "inner_validation_by": "example" if parts[0].inner_by_example else "group",
+        "sizes": [
+            {name: len(getattr(part, name)) for name in ("train", "validation", "test")}
+            for part in parts
+        ],
+    }
+    results = {
+        "schema": RESULTS_SCHEMA,
+        "created": now(),
+        "versions": versions(),
+        "name": output.name,
+        "raters": {output.name: rater.signature},
+        "seeds": list(settings.seeds),
+        "split": split,
+        "kept": {key: best_unit(units).facts()[key] for key in ("seed", "fold")},
+        "trainings": [unit.facts() for unit in units],
+        "dimensions": [dimension.facts() for dimension in dimensions],
+        "data": data,
+        "settings": dataclasses.asdict(settings),
+        "evaluation": evaluation,
+        "evidence": shown,
+        "baselines": BASELINES,
+        "warnings": list(golden.warnings),
+    }
+    facts = {
+        "name": output.name,
+        "kind": config.kind,
+        "dimensions": results["dimensions"],
+        "data": data[0],
+        "licence": settings.licence,
+        "split": split,
+        "settings": results["settings"],
+        "seeds": results["seeds"],
+        "evaluation": evaluation,
+        "signature": rater.signature,
+        "golden": [
+            {
+                "context": pair.prompt,
+                "response": pair.response,
+                "scores": {
+                    d.name: finite(golden.scores[i, k]) for k, d in enumerate(golden.dimensions)
+                },
+            }
+            for i, pair in enumerate(GOLDEN)
+        ],
+        "warnings": results["warnings"],
+        "versions": results["versions"],
+        "agreement": None,
+    }
+    if not run.complete:  # a complete run is only read again
+        write_json(output / "results.json", results)
+    run.save(status="complete")
+    return results, facts
+
+
+def chosen_dimensions(corpus: LabelledCorpus, names: Sequence[str] | None) -> list[Dimension]:
+    """The dimensions asked for, or all that the corpus does not derive from others.
+
+    Raises UserError for an unknown name.
+    """
+    known = {dimension.name: dimension for dimension in corpus.dimensions}
+    if names is None:
+        return [d for d in corpus.dimensions if d.name not in corpus.derived]
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"dimensions: {', '.join(unknown)} is unknown; {corpus.source} has: {', '.join(known)}."
+        )
+    return [known[name] for name in names]
+
+
+def measure(
+    units: Sequence[Unit], dimensions: Sequence[Dimension]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The evaluation over all seeds (folds pooled), and the evidence for the unit that is kept."""
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for unit in units:
+        by_seed.setdefault(unit.seed, []).extend(unit.predictions())
+    evaluations = [
+        evaluate_predictions(as_predictions(rows, dimensions), dimensions, seed)
+        for seed, rows in by_seed.items()
+    ]
+    best = best_unit(units)
+    own = as_predictions(best.predictions(), dimensions)
+    return aggregate(evaluations), evidence(evaluate_predictions(own, dimensions, best.seed))
+
+
+def as_predictions(
+    rows: Sequence[Mapping[str, Any]], dimensions: Sequence[Dimension]
+) -> Predictions:
+    """Rows of predictions.jsonl as arrays."""
+
+    def table(key: str) -> np.ndarray:
+        values = [[row[key][dimension.name] for dimension in dimensions] for row in rows]
+        return np.array(values, dtype=float)  # None becomes NaN
+
+    probabilities: list[np.ndarray | None] = []
+    for dimension in dimensions:
+        found = [row["probabilities"][dimension.name] for row in rows]
+        width = next((len(p) for p in found if p is not None), None)
+        blank = [math.nan] * (width or 0)
+        probabilities.append(
+            None if width is None else np.array([blank if p is None else p for p in found])
+        )
+    return Predictions(
+        gold=table("gold"),
+        scores=table("score"),
+        groups=np.array([row["group"] for row in rows]),
+        lengths=np.array([row["characters"] for row in rows]),
+        folds=np.array([row["fold"] for row in rows]),
+        probabilities=probabilities,
+        baselines={name: table(name) for name in BASELINES},
+        truncated=np.array([row["truncated"] for row in rows]),
+        response_truncated=np.array([row["response_truncated"] for row in rows]),
+    )
+
+
+def cut_groups(examples: Sequence[Example], limit: int | None) -> list[Example]:
+    """The examples of the first `limit` groups."""
+    if limit is None:
+        return list(examples)
+    kept = set(list(dict.fromkeys(example.group for example in examples))[:limit])
+    return [example for example in examples if example.group in kept]
+
+
+def train_units(
+    corpus: LabelledCorpus,
+    test: LabelledCorpus | None,
+    settings: RaterSettings,
+    arguments: Mapping[str, Any],
+    output: Path,
+) -> tuple[list[Unit], list[Split]]:
+    """Train every seed on every fold that is not done yet; the best model on validation is kept.
+
+    Returns the units in order, and the split of each fold.
+    """
+    dimensions = corpus.dimensions
+    examples = list(corpus.examples)
+    if test is None:
+        parts = splits(
+            examples,
+            dimensions,
+            folds=settings.folds,
+            test_share=settings.test_share,
+            validation_share=settings.validation_share,
+            seed=settings.split_seed,
+        )
+    else:
+        held_out = list(test.examples)
+        parts = [
+            with_test(
+                examples,
+                held_out,
+                dimensions,
+                validation_share=settings.validation_share,
+                seed=settings.split_seed,
+            )
+        ]
+        examples += held_out
+    for split in parts:
+        check_separate(examples, split)
+    units = [
+        Unit(seed, fold, output / UNITS / f"seed-{seed}" / f"fold-{fold}")
+        for seed in settings.seeds
+        for fold in range(len(parts))
+    ]
+    for unit in units:
+        if unit.complete:
+            continue
+        split = parts[unit.fold]
+        logger.info("seed %d, fold %d of %d", unit.seed, unit.fold + 1, len(parts))
+        started = time.monotonic()
+        trained = train_rater(
+            [examples[i] for i in split.train],
+            [examples[i] for i in split.validation],
+            dimensions,
+            settings,
+            arguments,
+            unit.folder,
+            seed=unit.seed,
+            name=output.name,
+            symmetric=corpus.symmetric,
+        )
+        rows = _predict(trained.rater, unit, split, examples, dimensions, corpus.symmetric)
+        trained.rater.save(unit.folder / MODEL)
+        facts = {"validation_score": trained.score, **trained.facts}
+        write_jsonl(unit.folder / PREDICTIONS, rows)
+        facts |= {"seed": unit.seed, "fold": unit.fold, "test": len(rows)}
+        facts["seconds"] = round(time.monotonic() - started, 1)
+        write_json(unit.folder / "unit.json", facts)
+        for checkpoint in unit.folder.rglob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        best = best_unit(units)
+        for other in units:
+            if other is not best:
+                shutil.rmtree(other.folder / MODEL, ignore_errors=True)
+    return units, parts
+
+
+def best_unit(units: Sequence[Unit]) -> Unit:
+    """The complete unit with the best validation score; the first of equals."""
+    done = [unit for unit in units if unit.complete]
+    return max(done, key=lambda unit: unit.facts()["validation_score"])
+
+
+def keep_rater(unit: Unit, output: Path, evidence: Mapping[str, Any]) -> None:
+    """Put the model of a unit into the rater folder itself, bound to its evidence."""
+    source = unit.folder / MODEL
+    if not source.is_dir():
+        return  # it was put there before
+    shutil.copytree(source, output, dirs_exist_ok=True)
+    attest(output, evidence)
+    shutil.rmtree(source)
+
+
+def _predict(
+    rater: Rater,
+    unit: Unit,
+    split: Split,
+    examples: Sequence[Example],
+    dimensions: Sequence[Dimension],
+    symmetric: bool,
+) -> list[dict[str, Any]]:
+    """Scores of the held-out examples beside gold, and what the two baselines say."""
+    seen = [examples[i] for i in np.concatenate([split.train, split.validation])]
+    held_out = [examples[i] for i in split.test]
+    inputs = [example.input for example in held_out]
+    ratings = checked(rater.score(inputs, batch_size=64), len(inputs))
+    baselines = baseline_predictions(
+        [example.input for example in seen],
+        label_matrix(seen, dimensions),
+        inputs,
+        dimensions,
+        symmetric=symmetric,
+    )
+    names = [dimension.name for dimension in dimensions]
+    rows = []
+    for i, example in enumerate(held_out):
+        row: dict[str, Any] = {"id": example.id, "group": example.group}
+        row |= {"seed": unit.seed, "fold": unit.fold, "characters": len(example.input.response)}
+        row["truncated"] = bool(ratings.truncated[i])
+        row["response_truncated"] = bool(ratings.response_truncated[i])
+        row["gold"] = {name: example.labels.get(name) for name in names}
+        row["score"] = {name: finite(ratings.scores[i, d]) for d, name in enumerate(names)}
+        row["probabilities"] = {
+            name: None if p is None or not np.isfinite(p[i]).all() else p[i].tolist()
+            for name, p in zip(names, ratings.probabilities, strict=True)
+        }
+        for baseline in BASELINES:
+            row[baseline] = {name: float(baselines[baseline][i, d]) for d, name in enumerate(names)}
+        rows.append(row)
+    return rows

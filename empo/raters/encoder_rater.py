@@ -1,0 +1,153 @@
+"""A trained PairClassifier as a rater: batches by length, order restored, exact probabilities."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from empo.raters.classifier import PairClassifier
+from empo.raters.encoders import positions
+from empo.raters.folder import RaterConfig, weights_digest
+from empo.raters.inputs import InputSettings, PairTokenizer, Row
+from empo.rating import Dimension, RatingInput, Ratings
+from empo.records import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KIND = "pair_classifier"
+
+
+class EncoderRater:
+    """Levels of every dimension by argmax, with the probabilities of all levels.
+
+    A blank response, or one that does not fit into the encoder, gets NaN. Nothing is allocated on a
+    device before the first score.
+    """
+
+    def __init__(
+        self,
+        model: PairClassifier,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RaterConfig,
+        *,
+        weights: str,
+        device: str | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.dimensions = config.dimensions
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.inputs = PairTokenizer(
+            tokenizer,
+            model.config.architecture,
+            InputSettings(**config.settings["inputs"]),
+            positions(model.encoder.config, tokenizer),
+        )
+        self.warnings = config.warnings(weights)
+        self.signature = config.signature(weights)
+
+    def score(self, pairs: Sequence[RatingInput], *, batch_size: int = 32) -> Ratings:
+        """Ratings of the pairs, in their order; the batch size changes nothing but the speed."""
+        rows = self.inputs.rows(pairs)
+        places = [i for i, row in enumerate(rows) if row is not None]
+        places.sort(key=lambda i: rows[i].length)
+        logits = np.full((len(rows), sum(self.model.config.classes)), np.nan)
+        self.model.to(self.device).eval()
+        bar = tqdm(total=len(places), desc="rating", unit="input", delay=2, leave=False)
+        with torch.inference_mode(), bar:
+            if self.model.config.architecture == "bi_encoder":
+                logits[places] = self._side_by_side([rows[i] for i in places], batch_size, bar)
+            else:
+                for chunk in _chunks(places, batch_size):
+                    batch = self.inputs.batch([rows[i] for i in chunk])
+                    output = self.model(**{k: v.to(self.device) for k, v in batch.items()})
+                    logits[chunk] = output.logits.float().cpu().numpy()
+                    bar.update(len(chunk))
+        return self._ratings(logits, rows)
+
+    def _side_by_side(self, rows: Sequence[Row], batch_size: int, bar: tqdm) -> np.ndarray:
+        """Logits of a bi-encoder, every distinct text embedded once."""
+        texts = {tuple(ids) for row in rows for ids in (row.ids, row.context_ids)}
+        ordered = sorted(texts, key=lambda ids: (len(ids), ids))
+        vectors: dict[tuple[int, ...], torch.Tensor] = {}
+        for chunk in _chunks(ordered, batch_size):
+            ids, mask = self.inputs.single(chunk)
+            embedded = self.model.embed(ids.to(self.device), mask.to(self.device))
+            vectors |= zip(chunk, embedded, strict=True)
+        found = []
+        for chunk in _chunks(rows, 1024):
+            sides = [
+                torch.stack([vectors[tuple(ids)] for ids in texts])
+                for texts in zip(*((row.context_ids, row.ids) for row in chunk), strict=True)
+            ]
+            found.append(self.model.classify(torch.cat(sides, dim=-1)).float().cpu().numpy())
+            bar.update(len(chunk))
+        return np.concatenate(found) if found else np.empty((0, sum(self.model.config.classes)))
+
+    def _ratings(self, logits: np.ndarray, rows: Sequence[Row | None]) -> Ratings:
+        edges = np.cumsum([0, *self.model.config.classes])
+        probabilities, scores = [], []
+        for dimension, low, high in zip(self.dimensions, edges[:-1], edges[1:], strict=True):
+            part = logits[:, low:high]
+            powers = np.exp(part - part.max(axis=1, keepdims=True))
+            probabilities.append(powers / powers.sum(axis=1, keepdims=True))
+            level = np.array(dimension.levels)[np.argmax(np.nan_to_num(part), axis=1)]
+            scores.append(np.where(np.isfinite(part).all(axis=1), level, np.nan))
+        return Ratings.of(
+            self.dimensions,
+            np.stack(scores, axis=1) if rows else np.empty((0, len(self.dimensions))),
+            self.signature,
+            probabilities=probabilities,
+            warnings=self.warnings,
+            truncated=[row is not None and row.truncated for row in rows],
+            response_truncated=[row is not None and row.response_truncated for row in rows],
+        )
+
+    def save(self, folder: str | Path, evidence: dict[str, Any] | None = None) -> None:
+        """Write weights, tokenizer and, last, rater_config.json.
+
+        `evidence` is that of `RaterConfig` without the digest of the weights, which is added here.
+        """
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if evidence is not None:
+            evidence = {"weights": weights_digest(folder), **evidence}
+        dataclasses.replace(self.config, evidence=evidence).write(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | None = None) -> EncoderRater:
+        """The rater of a folder; see `PairClassifier.load` for what is refused."""
+        from transformers import AutoTokenizer
+
+        config = RaterConfig.read(folder)
+        weights = weights_digest(folder)
+        model = PairClassifier.load(folder)
+        classes = [len(dimension.levels or ()) for dimension in config.dimensions]
+        if classes != model.config.classes:
+            raise UserError(
+                f"{folder}: the heads have {model.config.classes} levels, but the dimensions in "
+                f"rater_config.json have {classes}. These files do not belong together."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(model, tokenizer, config, weights=weights, device=device)
+
+
+def rater_config(
+    name: str, dimensions: Sequence[Dimension], inputs: InputSettings, **settings: Any
+) -> RaterConfig:
+    """The config of an encoder rater without evidence; `settings` are kept as they are."""
+    kept = {"inputs": dataclasses.asdict(inputs), **settings}
+    return RaterConfig(KIND, name, tuple(dimensions), kept)
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Any]:
+    return (items[k : k + size] for k in range(0, len(items), size))

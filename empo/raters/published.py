@@ -1,0 +1,114 @@
+"""The published EPITOME classifiers (Sharma et al. 2020) as raters: `.pth` files to safetensors.
+
+A `.pth` file is a pickle. It is read with `weights_only=True`, which runs no code, once, here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from empo.raters.classifier import PairClassifier, PairClassifierConfig
+from empo.raters.encoder_rater import EncoderRater, rater_config
+from empo.raters.encoders import load_encoder, resolve_encoder
+from empo.raters.folder import JOINED, RaterConfig
+from empo.raters.inputs import InputSettings
+from empo.rating import Dimension
+from empo.records import UserError
+
+INPUTS = InputSettings(max_length=62, response_max_length=62, lowercase=True)
+"""As published: lower case, 64 tokens a text with the two special ones."""
+
+_UNUSED = re.compile(r"norm\.|.*(position_ids|pooler\.|lm_head\.)")
+_RENAMED = (
+    (re.compile(r"^seeker_encoder\.(roberta\.)?"), "context_encoder."),
+    (re.compile(r"^responder_encoder\.(roberta\.)?"), "encoder."),
+    (re.compile(r"^attn\.out\."), "attention.out_proj."),
+    (re.compile(r"^empathy_classifier\.dense\."), "heads.0.1."),
+    (re.compile(r"^empathy_classifier\.out_proj\."), "heads.0.4."),
+    (re.compile(r"^rationale_classifier\."), "rationale_head."),
+)
+
+
+def convert(files: Mapping[str, str | Path], output: str | Path, encoder: str) -> Path:
+    """Write a rater folder from one published `.pth` file per mechanism.
+
+    `files` maps the name of a dimension (0..2) to its file. `encoder` gives shape and tokenizer, as
+    published roberta-base. The raters have no evidence: evaluate them on held-out groups first.
+
+    Raises UserError where a file is no plain state dictionary, or weights are missing, surplus or
+    of another size.
+    """
+    output = Path(output)
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output}: the folder is not empty; choose another one.")
+    base, tokenizer = load_encoder(resolve_encoder(encoder)[0])
+    dimensions = []
+    for name, file in files.items():
+        dimension = Dimension(name, 0, 2, "ordinal", (0.0, 1.0, 2.0))
+        config = PairClassifierConfig(
+            architecture="seeker_attention", classes=[3], rationales=True, dropout=0.1
+        )
+        model = PairClassifier.from_encoder(base, config)
+        _load(model, _renamed(_read(file)), file)
+        described = rater_config(
+            f"epitome-{name}", [dimension], INPUTS, encoder=encoder, converted_from=Path(file).name
+        )
+        EncoderRater(model, tokenizer, described, weights="").save(output / name, None)
+        dimensions.append(dimension)
+    members = {"members": [dimension.name for dimension in dimensions]}
+    RaterConfig(JOINED, output.name, tuple(dimensions), members).write(output)
+    return output
+
+
+def _read(file: str | Path) -> Mapping[str, torch.Tensor]:
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Check the path.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path}: this is no plain table of weights, so it is not opened "
+            f"({' '.join(str(error).split())[:200]})."
+        ) from None
+    if not isinstance(state, Mapping) or not all(torch.is_tensor(v) for v in state.values()):
+        raise UserError(f"{path}: a state dictionary (name to tensor) is expected.")
+    return state
+
+
+def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Published names to ours; query, key and value become torch's one input projection."""
+    found: dict[str, torch.Tensor] = {}
+    for kind in ("weight", "bias"):
+        parts = [f"attn.{side}_linear.{kind}" for side in "qkv"]
+        if all(part in state for part in parts):
+            found[f"attention.in_proj_{kind}"] = torch.cat([state[part] for part in parts])
+    for name, value in state.items():
+        if _UNUSED.match(name) or re.match(r"attn\.[qkv]_linear\.", name):
+            continue
+        for pattern, replacement in _RENAMED:
+            name = pattern.sub(replacement, name)
+        found[name] = value
+    return found
+
+
+def _load(model: PairClassifier, state: Mapping[str, torch.Tensor], file: str | Path) -> None:
+    expected = model.state_dict()
+    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
+    wrong += [f"{name} is not expected" for name in state.keys() - expected.keys()]
+    wrong += [
+        f"{name} has the shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if state[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{file}: these are not the weights of a published EPITOME classifier with this encoder: "
+            f"{'; '.join(sorted(wrong)[:3])} ({len(wrong)} in all)."
+        )
+    model.load_state_dict(state)

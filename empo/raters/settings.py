@@ -1,0 +1,174 @@
+"""Settings of recipes/rater.py; light to import, so that mistakes show before torch loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from empo.settings import option
+
+CLASS_LOSSES = ("cross_entropy", "focal", "ldam", "soft_label_kl")
+SCALAR_LOSSES = ("mse", "mae", "contrastive", "cosine_embedding")
+PAIR_LOSSES = (
+    "cosine",
+    "cosent",
+    "angle",
+    "contrastive_binary",
+    "online_contrastive",
+    "multiple_negatives",
+    "triplet",
+)
+Loss = Literal[
+    "cross_entropy",
+    "focal",
+    "ldam",
+    "soft_label_kl",
+    "mse",
+    "mae",
+    "contrastive",
+    "cosine_embedding",
+    "cosine",
+    "cosent",
+    "angle",
+    "contrastive_binary",
+    "online_contrastive",
+    "multiple_negatives",
+    "triplet",
+]
+Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window"]
+
+
+@dataclass(kw_only=True)
+class RaterSettings:
+    """What a rater learns from, what it is, and how it is shown to work."""
+
+    data: str = option(help="judged corpus: file or folder (EPITOME, ESConv, stories, own jsonl)")
+    schema: str | None = option(None, help="schema of the data (default: seen from the file)")
+    test: str | None = option(
+        None, help="held-out corpus of the same schema (default: groups of `data` are held out)"
+    )
+    dimensions: list[str] | None = option(
+        None, help="names of the dimensions to learn (default: those of the corpus, none derived)"
+    )
+    licence: str = option("not stated", help="licence of the data, for the card")
+    limit: int | None = option(None, help="use only the first N groups")
+    text: Literal["story", "summary"] = option("story", help="which text of a story pair is read")
+
+    encoder: str = option(
+        "minilm",
+        help="minilm (packaged, offline), roberta-base, roberta-large, bert-large, mpnet, "
+        "flan-t5-small..xl, a hub id or a folder",
+    )
+    architecture: Architecture = option(
+        "cross_encoder",
+        help="bi_encoder, seeker_attention (Sharma et al.), cross_encoder, window (turns around "
+        "the response, its tokens pooled)",
+    )
+    pooling: Literal["first", "mean", "both"] = option(
+        "first", help="vector of a text: first token, mean of its (the response's) tokens, or both"
+    )
+    head: Literal["linear", "mlp"] = option("mlp", help="classification head")
+    dropout: float = option(0.1, help="dropout of the heads")
+    one_model_per_dimension: bool = option(
+        False, help="as published: a model for every dimension instead of one with several heads"
+    )
+    freeze_context_encoder: bool = option(
+        True, help="seeker_attention: keep the context's encoder as it is"
+    )
+
+    max_length: int = option(256, help="tokens of the context (of the whole window)")
+    response_max_length: int | None = option(
+        None, help="cut responses to this many tokens, as published raters do (default: never cut)"
+    )
+    lowercase: bool = option(False, help="read all texts in lower case")
+    turns: int = option(1, help="context turns that are read; 0: the response alone")
+    following: int = option(0, help="turns after the response that a window reads")
+
+    loss: Loss = option(
+        "cross_entropy",
+        help="cross_entropy, focal, ldam, soft_label_kl; mse, mae, contrastive, cosine_embedding; "
+        "for story similarity also cosine, cosent, angle, contrastive_binary, online_contrastive, "
+        "multiple_negatives, triplet",
+    )
+    class_weighting: float = option(
+        0.0, help="classes weigh (n / n of the class) to this power in cross_entropy and focal"
+    )
+    label_smoothing: float = option(
+        0.0, help="cross_entropy: share of every label spread over all levels"
+    )
+    focal_gamma: float = option(2.0, help="focal: how much less easy examples count")
+    focal_alpha: float | None = option(None, help="focal: constant factor")
+    ldam_margin: float = option(0.5, help="ldam: margin of the rarest class")
+    ldam_scale: float = option(30.0, help="ldam: scale of the logits")
+    contrastive_margin: float = option(0.5, help="contrastive: margin of the distance")
+    rationale_weight: float = option(
+        0.0, help="weight of marking the words that justify a level, where the data has them"
+    )
+    scale: Literal["affine", "times4", "unit"] = option(
+        "affine", help="from cosine to score: 1 + 3 cos, 4 cos, or cos"
+    )
+    threshold: float | None = option(
+        None, help="pair losses: a pair above it is positive (default: the median of the labels)"
+    )
+    head_learning_rate: float | None = option(
+        None, help="learning rate of the fresh heads (default: learning_rate)"
+    )
+
+    seeds: list[int] = option(default_factory=lambda: [1, 2, 3], help="one training per seed")
+    folds: int = option(1, help="1: one fixed split; more: cross validation over groups")
+    test_share: float = option(0.2, help="with one fold: share of the groups that is held out")
+    validation_share: float = option(
+        0.1, help="share of the training groups that chooses the best epoch"
+    )
+    split_seed: int = option(0, help="seed of the split, the same for every training seed")
+    patience: int = option(5, help="stop after this many epochs without a better validation score")
+
+    grid_architectures: list[Architecture] | None = option(
+        None, help="a grid: train every architecture with every loss, one table at the end"
+    )
+    grid_losses: list[Loss] | None = option(None, help="a grid: its losses")
+    threads: int | None = option(None, help="CPU threads (default: all)")
+    processes: int = option(1, help="processes; a rater trains on one")
+
+    def problems(self) -> list[str]:
+        """What cannot work."""
+        found = []
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            found.append(f"seeds: {self.seeds} must be different numbers, at least one.")
+        if self.folds < 1:
+            found.append(f"folds: {self.folds} is too few; 1 is a fixed split.")
+        if self.test is not None and self.folds > 1:
+            found.append("folds: a test corpus is given, so there is nothing to cross-validate.")
+        for name in ("test_share", "validation_share"):
+            if not 0 < getattr(self, name) <= 0.5:
+                found.append(f"{name}: {getattr(self, name)} is not in (0, 0.5].")
+        if not 0 <= self.label_smoothing < 1:
+            found.append(f"label_smoothing: {self.label_smoothing} is not in [0, 1).")
+        if self.processes != 1:
+            found.append(
+                "processes: a rater trains on one process; run seeds side by side instead."
+            )
+        if (self.grid_architectures is None) != (self.grid_losses is None):
+            found.append("grid_architectures and grid_losses belong together; give both.")
+        if self.following and self.architecture != "window":
+            found.append("following: only the window architecture reads turns after the response.")
+        if self.turns < 0 or self.following < 0:
+            found.append("turns and following: a number of turns is expected, 0 or more.")
+        if self.max_length < 1 or (self.response_max_length or 1) < 1:
+            found.append("max_length and response_max_length: at least 1 token is needed.")
+        if self.rationale_weight and self.architecture == "bi_encoder":
+            found.append("rationale_weight: a bi_encoder has no states of the response to mark.")
+        if self.grid_losses is None and (problem := unfit(self.architecture, self.loss)):
+            found.append(problem)
+        return found
+
+
+def unfit(architecture: str, loss: str) -> str | None:
+    """Why an architecture cannot be trained with a loss; None where it can."""
+    if loss in CLASS_LOSSES:
+        return None
+    if architecture == "bi_encoder":
+        return None
+    if architecture == "cross_encoder" and loss in ("mse", "mae", "contrastive"):
+        return None
+    return f"loss: {loss} compares two vectors or a scalar; {architecture} has none."

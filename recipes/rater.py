@@ -1,0 +1,120 @@
+"""Train an empathy rater, and show on held-out groups what it is worth.
+
+python recipes/rater.py --config recipes/raters/epitome_cross_cpu.yaml --data EPITOME_FOLDER
+python recipes/rater.py --help
+
+Every seed trains on every fold; the epoch is chosen on an inner validation part, never on the
+held-out one. The folder gets the model that validated best, README.md (its card), rater.md,
+results.json and predictions per seed. The same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from empo.alignment.launching import parse_recipe, quiet_dependencies
+from empo.raters.settings import RaterSettings, unfit
+from empo.records import UserError, write_json, write_text
+from empo.settings import run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, train, measure, save, say where it is."""
+    quiet_dependencies()
+    from transformers import TrainingArguments
+
+    settings, args, given, _ = parse_recipe(
+        argv, "rater", RaterSettings, TrainingArguments, __doc__ or ""
+    )
+    if "output_dir" not in given:
+        raise UserError("--output-dir: missing (folder of the rater)")
+
+    import torch
+
+    from empo.raters.cross_validation import read_corpus
+    from empo.raters.training import trainer_arguments
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    corpus = read_corpus(settings.data, settings)
+    test = None if settings.test is None else read_corpus(settings.test, settings)
+    print(corpus.summary())
+    arguments = trainer_arguments(given, args)
+    output = Path(args.output_dir)
+    if settings.grid_losses is None:
+        results = _train(settings, given, arguments, corpus, test, output)
+        print(results["table"])
+        print(f"\nrater in {output}: {output / 'README.md'}, {output / 'results.json'}")
+        return 0
+    return _grid(settings, given, arguments, corpus, test, output)
+
+
+def _train(
+    settings: RaterSettings,
+    given: dict[str, Any],
+    arguments: dict[str, Any],
+    corpus: Any,
+    test: Any,
+    output: Path,
+) -> dict[str, Any]:
+    """One rater: all seeds and folds, the evaluation, the card."""
+    from empo.cards import rater_card
+    from empo.raters.cross_validation import cross_validate
+    from empo.reporting.raters import plain_summary, write_rater_report
+
+    results, facts = cross_validate(settings, given, arguments, corpus, test, output)
+    write_text(output / "README.md", rater_card(facts))
+    write_rater_report(results, output)
+    return results | {"table": plain_summary(results)}
+
+
+def _grid(
+    settings: RaterSettings,
+    given: dict[str, Any],
+    arguments: dict[str, Any],
+    corpus: Any,
+    test: Any,
+    output: Path,
+) -> int:
+    """Every architecture with every loss, each a rater of its own, and one table."""
+    from empo.reporting.raters import grid_table
+
+    entries: list[dict[str, Any]] = []
+    not_run: list[dict[str, str]] = []
+    for architecture in settings.grid_architectures or ():
+        for loss in settings.grid_losses or ():
+            if (reason := unfit(architecture, loss)) is not None:
+                not_run.append({"architecture": architecture, "loss": loss, "reason": reason})
+                continue
+            print(f"\n== {architecture}, {loss}", flush=True)
+            chosen = {"architecture": architecture, "loss": loss}
+            single = {"grid_architectures": None, "grid_losses": None}
+            try:
+                results = _train(
+                    dataclasses.replace(settings, **chosen, **single),
+                    given | chosen,
+                    arguments,
+                    corpus,
+                    test,
+                    output / f"{architecture}-{loss}",
+                )
+            except UserError as error:  # a loss that the labels do not suit; the others still run
+                not_run.append({**chosen, "reason": str(error)})
+                print(f"not run: {error}")
+                continue
+            entries.append({**chosen, "evaluation": results["evaluation"]})
+            write_json(output / "grid.json", {"entries": entries, "not_run": not_run})
+    if not entries:
+        raise UserError("no combination of the grid could run; the reasons stand above.")
+    write_json(output / "grid.json", {"entries": entries, "not_run": not_run})
+    text = grid_table(entries, not_run)
+    write_text(output / "grid.md", text)
+    print(f"\n{text}\n{output / 'grid.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

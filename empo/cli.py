@@ -227,6 +227,43 @@ def agreement_command(argv: Sequence[str]) -> int:
     return 0
 
 
+@dataclass
+class ConvertSettings:
+    """Settings of `empo convert-epitome`."""
+
+    output: str = option(help="folder for the rater")
+    er: str | None = option(None, help=".pth file of the emotional reactions classifier")
+    ip: str | None = option(None, help=".pth file of the interpretations classifier")
+    ex: str | None = option(None, help=".pth file of the explorations classifier")
+    encoder: str = option("roberta-base", help="encoder they were trained on: preset, id or folder")
+
+    def problems(self) -> list[str]:
+        """What cannot work."""
+        return [] if self.er or self.ip or self.ex else ["give --er, --ip or --ex (or all three)."]
+
+
+def convert_command(argv: Sequence[str]) -> int:
+    """Published EPITOME classifiers (.pth) as a rater folder with safetensors.
+
+    The files are read without running anything in them. The rater warns until it is evaluated.
+
+    Example: empo convert-epitome --er ER.pth --ip IP.pth --ex EX.pth --output raters/published
+    """
+    (settings,) = parse(
+        argv,
+        ConvertSettings,
+        prog="empo convert-epitome",
+        description=convert_command.__doc__ or "",
+    )
+    from empo.raters.published import convert
+    from empo.rating import MECHANISMS
+
+    given = dict(zip(MECHANISMS, (settings.er, settings.ip, settings.ex), strict=True))
+    files = {name: file for name, file in given.items() if file}
+    print(convert(files, settings.output, settings.encoder))
+    return 0
+
+
 def demo(argv: Sequence[str]) -> int:
     """The whole flow on a laptop: sample corpus, tiny base, SFT, DPO, replies, report."""
     from empo.demo import demo_command
@@ -248,11 +285,20 @@ def preview(argv: Sequence[str]) -> int:
     return preview_command(argv)
 
 
+def rate(argv: Sequence[str]) -> int:
+    """Score pairs of context and response with a rater, from file to file."""
+    from empo.rate import rate_command
+
+    return rate_command(argv)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "pairs": pairs_command,
     "preview": preview,
     "chat": chat,
+    "rate": rate,
+    "convert-epitome": convert_command,
     "merge": merge_command,
     "nidf-table": nidf_command,
     "agreement": agreement_command,
@@ -265,7 +311,7 @@ def main() -> None:
     if not words or words[0] in ("-h", "--help"):
         print("usage: empo COMMAND [--help] [--config FILE] [--key value ...]\n\ncommands:")
         for name, command in COMMANDS.items():
-            print(f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:<16} {(command.__doc__ or '').splitlines()[0]}")
         sys.exit(0)
     if words[0] not in COMMANDS:
         print(

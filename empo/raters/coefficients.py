@@ -91,12 +91,11 @@ def resampled_pair(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[st
         chance = np.zeros(len(weights))
         for label in np.intersect1d(rounded_x, rounded_y):
             chance += (weights @ (rounded_x == label)) * (weights @ (rounded_y == label))
-        varied = chance < total**2
-        kappa = np.where(varied, (same - chance / total**2) / (1 - chance / total**2), np.nan)
+        chance /= total**2
         found = {
             "pearson": _correlation(x, y, weights),
             "spearman": _correlation(_ranks(x, weights), _ranks(y, weights), weights),
-            "kappa": kappa,
+            "kappa": (same - chance) / (1 - chance),  # 0 / 0 where all is one class
             "agreement": same,
         }
     return {name: np.where(enough, draws, np.nan) for name, draws in found.items()}
@@ -150,5 +149,5 @@ def resampled_alpha(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     lowest = np.where(weights > 0, low, np.inf).min(axis=1)
     varied = np.where(weights > 0, high, -np.inf).max(axis=1) > lowest
     with np.errstate(invalid="ignore", divide="ignore"):
-        expected = (n * (weights @ second) - (weights @ first) ** 2) / n
+        expected = (n * (weights @ second) - (weights @ first) ** 2) / (n - 1)
         return np.where(varied, 1 - observed / expected, np.nan)

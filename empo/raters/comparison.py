@@ -187,7 +187,7 @@ def _folds(examples: Sequence[Example], seed: int) -> tuple[np.ndarray, str]:
         for fold, (_, held_out) in enumerate(splitter.split(folds, groups=units)):
             folds[held_out] = fold
     if drawn == "inputs":
-        return folds, "input, since more than half of the inputs are one group"
+        return folds, "input (more than half of the inputs are one group)"
     return folds, "group"
 
 

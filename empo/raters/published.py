@@ -46,8 +46,9 @@ def convert(files: Mapping[str, str | Path], output: str | Path, encoder: str) -
     output = Path(output)
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"{output}: the folder is not empty; choose another one.")
-    base, tokenizer = load_encoder(resolve_encoder(encoder)[0])
-    dimensions = []
+    path, encoder_name = resolve_encoder(encoder)
+    base, tokenizer = load_encoder(path)
+    raters = []
     for name, file in files.items():
         dimension = Dimension(name, 0, 2, "ordinal", (0.0, 1.0, 2.0))
         config = PairClassifierConfig(
@@ -55,13 +56,13 @@ def convert(files: Mapping[str, str | Path], output: str | Path, encoder: str) -
         )
         model = PairClassifier.from_encoder(base, config)
         _load(model, _renamed(_read(file)), file)
-        described = rater_config(
-            f"epitome-{name}", [dimension], INPUTS, encoder=encoder, converted_from=Path(file).name
-        )
-        EncoderRater(model, tokenizer, described, weights="").save(output / name, None)
-        dimensions.append(dimension)
-    members = {"members": [dimension.name for dimension in dimensions]}
-    RaterConfig(JOINED, output.name, tuple(dimensions), members).write(output)
+        kept = {"encoder": encoder_name, "converted_from": Path(file).name}
+        described = rater_config(f"epitome-{name}", [dimension], INPUTS, **kept)
+        raters.append(EncoderRater(model, tokenizer, described, weights=""))
+    for name, rater in zip(files, raters, strict=True):  # when all files were found good
+        rater.save(output / name)
+    dimensions = tuple(dimension for rater in raters for dimension in rater.dimensions)
+    RaterConfig(JOINED, output.name, dimensions, {"members": list(files)}).write(output)
     return output
 
 

@@ -91,7 +91,7 @@ class RaterSettings:
         "multiple_negatives, triplet",
     )
     class_weighting: float = option(
-        0.0, help="classes weigh (n / n of the class) to this power in cross_entropy and focal"
+        0.0, help="cross_entropy: classes weigh (n / n of the class) to this power"
     )
     label_smoothing: float = option(
         0.0, help="cross_entropy: share of every label spread over all levels"
@@ -144,6 +144,8 @@ class RaterSettings:
                 found.append(f"{name}: {getattr(self, name)} is not in (0, 0.5].")
         if not 0 <= self.label_smoothing < 1:
             found.append(f"label_smoothing: {self.label_smoothing} is not in [0, 1).")
+        if self.class_weighting and "cross_entropy" not in (self.grid_losses or [self.loss]):
+            found.append("class_weighting: only the loss cross_entropy weighs classes.")
         if self.processes != 1:
             found.append(
                 "processes: a rater trains on one process; run seeds side by side instead."

@@ -10,7 +10,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,7 +116,7 @@ class EmbeddingRater:
         self.model = model
         self.config = config
         self.dimensions = config.dimensions
-        self.signature = _signature(config, weights)
+        self.signature = config.signature(weights)
         self.warnings = config.warnings(weights)
 
     @classmethod
@@ -181,12 +180,9 @@ class EmbeddingRater:
             response_truncated=[text in cut for text in second],
         )
 
-    def save(self, folder: str | Path, evidence: Mapping[str, Any] | None = None) -> str:
-        """Write the model and, last, rater_config.json; return the digest of the weights.
-
-        `evidence` is that of `RaterConfig` without the digest, which is added here.
-        """
-        return _save(self.model, self.config, folder, evidence)
+    def save(self, folder: str | Path) -> str:
+        """Write the model and, last, rater_config.json; return the digest of the weights."""
+        return _save(self.model, self.config, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> EmbeddingRater:
@@ -220,7 +216,7 @@ class CrossEncoderRater:
         self.model = model
         self.config = config
         self.dimensions = config.dimensions
-        self.signature = _signature(config, weights)
+        self.signature = config.signature(weights)
         self.warnings = config.warnings(weights)
 
     @classmethod
@@ -289,12 +285,9 @@ class CrossEncoderRater:
             response_truncated=[pair is not None and pair.response_cut for pair in fitted],
         )
 
-    def save(self, folder: str | Path, evidence: Mapping[str, Any] | None = None) -> str:
-        """Write the model and, last, rater_config.json; return the digest of the weights.
-
-        `evidence` is that of `RaterConfig` without the digest, which is added here.
-        """
-        return _save(self.model, self.config, folder, evidence)
+    def save(self, folder: str | Path) -> str:
+        """Write the model and, last, rater_config.json; return the digest of the weights."""
+        return _save(self.model, self.config, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> CrossEncoderRater:
@@ -311,17 +304,12 @@ class CrossEncoderRater:
         return cls(model, config, weights)
 
 
-def _save(
-    model: Any, config: RaterConfig, folder: str | Path, evidence: Mapping[str, Any] | None
-) -> str:
-    folder = Path(folder)
+def _save(model: Any, config: RaterConfig, folder: Path) -> str:
+    """Evidence belongs to the weights it was found with, so a saved rater begins without any."""
     (folder / RATER_CONFIG).unlink(missing_ok=True)  # there again only when all is written
     model.save_pretrained(str(folder), create_model_card=False)
-    weights = weights_digest(folder)
-    if evidence is not None:
-        evidence = {"weights": weights, **evidence}
-    dataclasses.replace(config, evidence=evidence).write(folder)
-    return weights
+    dataclasses.replace(config, evidence=None).write(folder)
+    return weights_digest(folder)
 
 
 def _read(folder: str | Path, kind: str) -> RaterConfig:
@@ -335,20 +323,3 @@ def _read(folder: str | Path, kind: str) -> RaterConfig:
             f"{Path(folder) / RATER_CONFIG}: settings lacks {', '.join(sorted(missing))}."
         )
     return config
-
-
-def _signature(config: RaterConfig, weights: str) -> str:
-    (dimension,) = config.dimensions
-    packages = ("sentence-transformers", "transformers", "torch")
-    read = [
-        f"{key} {config.settings[key]}"
-        for key in ("scale", "symmetric", "max_length")
-        if key in config.settings
-    ]
-    parts = [
-        config.kind,
-        f"{dimension.name} {dimension.low:g}..{dimension.high:g}",
-        ", ".join(read),
-        ", ".join(f"{name} {version(name)}" for name in packages),
-    ]
-    return f"{config.name}@{weights[:12]} ({'; '.join(parts)})"

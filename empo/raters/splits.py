@@ -95,7 +95,7 @@ def label_matrix(examples: Sequence[Example], dimensions: Sequence[Dimension]) -
 
 
 def check_separate(examples: Sequence[Example], split: Split) -> None:
-    """Raise UserError where a group or an id is on two sides of a split."""
+    """Raise UserError where a group is on two sides of a split."""
     sides = {
         name: {examples[i].group for i in getattr(split, name)}
         for name in ("train", "validation", "test")
@@ -149,8 +149,9 @@ def _check_levels(
         known = labels[np.isfinite(labels[:, d]), d]
         if len(set(known)) < 2:
             raise UserError(
-                f"dimension {dimension.name!r}: all labels are equal ({set(known) or 'none'}); there "
-                "is nothing to learn. Leave it out with `dimensions`."
+                f"dimension {dimension.name!r}: "
+                + (f"all labels are equal ({known[0]:g})" if len(known) else "there are no labels")
+                + "; there is nothing to learn. Leave it out with `dimensions`."
             )
         if dimension.kind == "interval":
             continue

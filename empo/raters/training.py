@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
 from empo.corpora.labelled import Example
 from empo.raters import losses
@@ -100,6 +100,10 @@ def train_classifier(
     valid_rows, valid_unread = _rows(validation, dimensions, reader, settings)
     if not rows or not valid_rows:
         raise UserError("no response of the training or the validation part can be read.")
+    if settings.loss == "soft_label_kl":
+        soft = torch.from_numpy(np.stack([item["labels"] for item in rows]))
+        for target in soft.split(config.classes, dim=1):
+            losses.refuse_one_hot(target)
     args = TrainingArguments(
         **arguments | {"output_dir": str(folder), "seed": seed, "remove_unused_columns": False},
         label_names=["labels"],
@@ -108,6 +112,7 @@ def train_classifier(
         load_best_model_at_end=True,
         metric_for_best_model="macro_f1",
         greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # how long there was no better score
     )
     trainer = _Trainer(
         model=model,
@@ -115,14 +120,14 @@ def train_classifier(
         train_dataset=rows,
         eval_dataset=valid_rows,
         data_collator=lambda items: _collate(items, reader, len(dimensions)),
-        compute_loss_func=_Loss(settings, model, _counts(rows, config.classes), args),
+        loss=_Loss(settings, model, _counts(rows, config.classes)),
         compute_metrics=lambda prediction: {"macro_f1": _macro_f1(prediction, config.classes)},
         callbacks=[EarlyStoppingCallback(settings.patience)],
         optimizers=(_optimizer(model, args, settings.head_learning_rate), None),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Lines())
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    checkpoint = _last_checkpoint(folder)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -148,8 +153,35 @@ def train_classifier(
     return rater, facts
 
 
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is complete: the trainer writes trainer_state.json last."""
+    whole = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return None if newest is None else str(newest)
+
+
 class _Trainer(Trainer):
     """transformers' trainer with length-grouped batches whose order depends on seed and epoch only."""
+
+    def __init__(self, *, loss: _Loss, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss = loss
+
+    def compute_loss(
+        self,
+        model: PairClassifier,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The mean over a batch; the trainer itself takes the mean over the batches of a step.
+
+        To a `compute_loss_func` it would leave that, and not say how many batches a step has: the
+        last of an epoch may have fewer.
+        """
+        output = model(**{name: tensor for name, tensor in inputs.items() if name != "labels"})
+        loss = self.loss(output, inputs["labels"])
+        return (loss, output) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         generator = torch.Generator()
@@ -196,23 +228,18 @@ class _Loss:
         settings: RaterSettings,
         model: PairClassifier,
         counts: list[torch.Tensor],
-        args: TrainingArguments,
     ) -> None:
         self.settings = settings
         self.model = model
         self.counts = counts
-        self.steps = args.gradient_accumulation_steps
 
-    def __call__(
-        self, output: PairOutput, labels: torch.Tensor, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    def __call__(self, output: PairOutput, labels: torch.Tensor) -> torch.Tensor:
         """`labels`: (n, D) level numbers, -100 for none, or (n, sum of classes) soft labels."""
         parts = self.model.split(output.logits.float())
         total = sum(self._one(d, logits, labels) for d, logits in enumerate(parts)) / len(parts)
         if output.rationale_loss is not None:
             total = total + self.settings.rationale_weight * output.rationale_loss
-        # the trainer leaves the mean over accumulated batches to a loss function of one's own
-        return total / self.steps if num_items_in_batch is not None else total
+        return total
 
     def _one(self, d: int, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         s, counts = self.settings, self.counts[d].to(logits.device)
@@ -243,8 +270,6 @@ def _rows(
         targets = np.concatenate(
             [_soft(labels[:, d], dimension) for d, dimension in enumerate(dimensions)], axis=1
         ).astype(np.float32)
-        for target in np.split(targets, _edges(dimensions)[1:-1], axis=1):
-            losses.refuse_one_hot(torch.from_numpy(target))
     else:
         targets = np.stack(
             [_level_numbers(labels[:, d], dimension) for d, dimension in enumerate(dimensions)], 1
@@ -264,6 +289,8 @@ def _rows(
                         example.rationales.get(dimension.name, ()),
                         settings.lowercase,
                     )
+                    if dimension.name in example.labels
+                    else np.full(len(row.offsets), IGNORED)
                     for dimension in dimensions
                 ],
                 axis=1,
@@ -300,16 +327,17 @@ def _soft(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
         raise UserError(
             f"dimension {dimension.name!r}: soft labels need levels and a label for every example."
         )
+    if (outside := (labels < levels[0]) | (labels > levels[-1])).any():
+        raise UserError(
+            f"dimension {dimension.name!r}: the label {labels[np.argmax(outside)]:g} lies outside its "
+            f"levels, {levels[0]:g} to {levels[-1]:g}."
+        )
     above = np.clip(np.searchsorted(levels, labels), 1, len(levels) - 1)
     share = (labels - levels[above - 1]) / (levels[above] - levels[above - 1])
     target = np.zeros((len(labels), len(levels)))
     target[np.arange(len(labels)), above] = share
     target[np.arange(len(labels)), above - 1] = 1 - share
     return target
-
-
-def _edges(dimensions: Sequence[Dimension]) -> np.ndarray:
-    return np.cumsum([0, *(len(dimension.levels or ()) for dimension in dimensions)])
 
 
 def _collate(

@@ -259,7 +259,10 @@ def test_ratings_that_are_not_what_was_announced_are_not_kept(
 
 def started(*words: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, *map(str, words)], stderr=subprocess.PIPE, text=True
+        [sys.executable, __file__, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

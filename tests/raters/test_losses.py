@@ -37,6 +37,12 @@ def test_cross_entropy_divides_by_the_weights_of_the_labels() -> None:
     assert found.item() == approx((P34 + 3 * LN2) / 4)
 
 
+def test_cross_entropy_smooths_its_labels() -> None:
+    # Half of the label is spread over both classes: 3/4 and 1/4 of it.
+    found = losses.cross_entropy(TWO[:1], torch.tensor([0]), smoothing=0.5)
+    assert found.item() == approx(0.75 * P34 + 0.25 * math.log(4))
+
+
 def test_focal_by_hand() -> None:
     labels = torch.tensor([0, 0])
     expected = (0.25**2 * P34 + 0.5**2 * LN2) / 2

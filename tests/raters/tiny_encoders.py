@@ -1,11 +1,14 @@
-"""Encoders of a few thousand parameters, with tokenizers trained on composed sentences."""
+"""Encoders of a few thousand parameters, with tokenizers made from composed sentences."""
 
 from __future__ import annotations
 
+import json
+import re
+import string
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     BertConfig,
@@ -86,23 +89,25 @@ def shaken(model: nn.Module, seed: int = 0, std: float = 0.2) -> nn.Module:
 
 
 def _bert_tokenizer() -> PreTrainedTokenizerBase:
+    """Words of up to four letters, longer ones in two pieces: long enough to be cut inside a word."""
+    words = sorted({word for text in SENTENCES for word in re.findall(r"[a-z]+", text.lower())})
+    pieces = [word[:4] for word in words] + [f"##{word[4:]}" for word in words if word[4:]]
+    letters = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
-    return BertTokenizer(vocab=tokenizer.get_vocab(), model_max_length=POSITIONS)
+    vocabulary = dict.fromkeys([*special, *string.punctuation, *letters, *pieces])
+    return BertTokenizer(
+        vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=POSITIONS
+    )
 
 
 def _roberta_tokenizer() -> PreTrainedTokenizerBase:
-    import json
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     model = json.loads(tokenizer.to_str())["model"]
@@ -111,15 +116,9 @@ def _roberta_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _t5_tokenizer() -> PreTrainedTokenizerBase:
-    import json
-
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
-    )
-    trainer = trainers.UnigramTrainer(
-        vocab_size=150, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    vocab = [tuple(piece) for piece in json.loads(tokenizer.to_str())["model"]["vocab"]]
-    return T5Tokenizer(vocab=vocab, extra_ids=2, model_max_length=POSITIONS)
+    words = sorted({f"\u2581{word}" for text in SENTENCES for word in re.findall(r"\w+", text)})
+    pieces = [word[:5] for word in words] + [word[5:] for word in words if word[5:]]
+    special = ["<pad>", "</s>", "<unk>"]
+    vocabulary = dict.fromkeys([*special, "\u2581", *string.ascii_letters, *".,:?!", *pieces])
+    scores = [(piece, 0.0 if piece in special else -10.0 + len(piece)) for piece in vocabulary]
+    return T5Tokenizer(vocab=scores, extra_ids=2, model_max_length=POSITIONS)

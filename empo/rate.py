@@ -12,11 +12,17 @@ import numpy as np
 
 from empo.dialogues import Turn
 from empo.rating import RatingInput, Ratings, checked
-from empo.records import UserError, file_facts, finite, read_jsonl, write_json, write_jsonl
+from empo.records import (
+    RATINGS_SCHEMA,
+    UserError,
+    file_facts,
+    finite,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from empo.runs import now, versions
 from empo.settings import option, parse
-
-RATINGS_SCHEMA = "empo.ratings/1"
 
 
 @dataclass
@@ -51,12 +57,13 @@ def rate_command(argv: Sequence[str]) -> int:
     (settings,) = parse(
         argv, RateSettings, prog="empo rate", description=rate_command.__doc__ or ""
     )
-    from empo.raters.combined import CachedRater, default_cache
+    from empo.raters.combined import CachedRater
     from empo.raters.loading import load_raters
+    from empo.raters.rating_store import default_store
 
     ids, pairs = read_pairs(settings.input)
     rater = CachedRater(
-        load_raters(settings.rater, settings.device), settings.cache or default_cache()
+        load_raters(settings.rater, settings.device), settings.cache or default_store()
     )
     ratings = checked(rater.score(pairs, batch_size=settings.batch_size), len(pairs))
     write_jsonl(settings.output, rows(ids, ratings))

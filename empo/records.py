@@ -23,6 +23,9 @@ RUN_SCHEMA = "empo.run/1"
 PAIRS_SCHEMA = "empo.pairs/1"
 RESPONSES_SCHEMA = "empo.responses/1"
 NIDF_SCHEMA = "empo.nidf/1"
+RATER_RESULTS_SCHEMA = "empo.rater-results/1"
+RATINGS_SCHEMA = "empo.ratings/1"
+AGREEMENT_SCHEMA = "empo.agreement/1"
 
 
 class UserError(Exception):

@@ -41,6 +41,7 @@ class Settings:
     definitions: str | None = option(
         None, help="YAML file that says what the labels of a jsonl mean"
     )
+    text: Literal["story", "summary"] = option("story", help="which text of a story pair is read")
     dimensions: list[str] | None = option(None, help="labels to measure in; all if not given")
     scale: Literal["affine", "times4", "unit"] | None = option(
         None, help="measure untrained encoders: 1 + 3 cos (affine), 4 cos (times4), cos (unit)"
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.raters.loading import load_rater
 
     options = {"split": settings.split, "dimensions": settings.definitions}
+    options |= {"text": settings.text if settings.text != "story" else None}
     options = {name: value for name, value in options.items() if value is not None}
     corpus = load_labelled(settings.input, settings.schema, **options)
     print(corpus.summary(), file=sys.stderr)

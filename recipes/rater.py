@@ -31,16 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if "output_dir" not in given:
         raise UserError("--output-dir: missing (folder of the rater)")
+    if args.label_smoothing_factor:
+        raise UserError("label_smoothing_factor: the losses here are our own; use label_smoothing.")
 
     import torch
 
-    from empo.raters.cross_validation import read_corpus
+    from empo.corpora.examples import load_labelled
     from empo.raters.training import trainer_arguments
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    corpus = read_corpus(settings.data, settings)
-    test = None if settings.test is None else read_corpus(settings.test, settings)
+    options = {"text": settings.text} if settings.text != "story" else {}
+    corpus = load_labelled(settings.data, settings.schema, **options)
+    test = settings.test and load_labelled(settings.test, settings.schema, **options)
     print(corpus.summary())
     arguments = trainer_arguments(given, args)
     output = Path(args.output_dir)

@@ -22,10 +22,9 @@ from empo.raters.coefficients import (
     resampled_pair,
 )
 from empo.raters.judgements import Judgements, Sheet
-from empo.records import UserError
+from empo.records import AGREEMENT_SCHEMA, UserError
 from empo.runs import now, versions
 
-AGREEMENT_SCHEMA = "empo.agreement/1"
 COEFFICIENTS = {
     "pearson": "mean pairwise Pearson",
     "spearman": "mean pairwise Spearman",

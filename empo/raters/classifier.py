@@ -207,7 +207,11 @@ class PairClassifier(PreTrainedModel):
         """
         try:
             model, report = cls.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, local_files_only=True
+                folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(

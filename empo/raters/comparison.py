@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.baselines import BASELINES, baseline_predictions
@@ -16,10 +17,9 @@ from empo.raters.measures import Severe
 from empo.raters.predictions import Predictions, drawn_units, task
 from empo.raters.splits import label_matrix
 from empo.rating import Dimension, Rater, checked
-from empo.records import UserError
+from empo.records import RATER_RESULTS_SCHEMA, UserError
 from empo.runs import now, versions
 
-RATER_RESULTS_SCHEMA = "empo.rater-results/1"
 SIMILARITY = "similarity"
 """The dimension of an encoder that knows no aspect; it is measured against every label."""
 FOLDS = 5
@@ -66,7 +66,7 @@ def compare_raters(
     measured: dict[str, tuple[list[Dimension], Predictions]] = {}
     entries: dict[str, Any] = {}
     not_run: list[dict[str, str]] = []
-    for rater_name, rater in raters.items():
+    for rater_name, rater in tqdm(raters.items(), desc="raters", unit="rater", delay=2):
         columns = _shared(rater_name, rater, names, labels)
         for name in (name for name in dimensions or () if name not in columns):
             reason = f"the rater has no dimension {name!r}."

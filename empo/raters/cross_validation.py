@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from empo.corpora.examples import load_labelled
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.baselines import BASELINES, baseline_predictions
 from empo.raters.encoders import resolve_encoder
@@ -29,14 +28,21 @@ from empo.raters.predictions import Predictions
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
 from empo.raters.splits import Split, check_separate, label_matrix, splits, with_test
 from empo.rating import Dimension, Rater, RatingInput, checked
-from empo.records import UserError, finite, read_json, read_jsonl, write_json, write_jsonl
+from empo.records import (
+    RATER_RESULTS_SCHEMA,
+    UserError,
+    finite,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from empo.runs import Run, now, versions
 
 logger = logging.getLogger(__name__)
 
 MODEL = "model"
 PREDICTIONS = "predictions.jsonl"
-RESULTS_SCHEMA = "empo.rater-results/1"
 
 _VOLATILE = {"output_dir", "threads", "processes", "disable_tqdm"}
 
@@ -75,17 +81,17 @@ class Unit:
         return [row for _, row in read_jsonl(self.folder / PREDICTIONS)]
 
 
-def read_corpus(source: str, settings: RaterSettings) -> LabelledCorpus:
-    """The judged corpus of a recipe, cut to the dimensions (and groups) that are asked for.
+def suited(corpus: LabelledCorpus, settings: RaterSettings) -> LabelledCorpus:
+    """The corpus cut to the dimensions and groups that are asked for, its labels as the loss needs.
 
-    On the scale `unit`, a loss that learns numbers gets every label as its place in the range, 0..1.
+    A loss that learns numbers gets intervals; on the scale `unit` every label as its place in the
+    range, 0..1. Raises UserError for an unknown dimension.
     """
-    options = {"text": settings.text} if settings.text != "story" else {}
-    corpus = load_labelled(source, settings.schema, **options)
     dimensions = chosen_dimensions(corpus, settings.dimensions)
     names = {dimension.name for dimension in dimensions}
     examples = cut_groups([e for e in corpus.examples if names & e.labels.keys()], settings.limit)
-    if settings.loss not in CLASS_LOSSES and settings.scale == "unit":
+    numbers = settings.loss not in CLASS_LOSSES
+    if numbers and settings.scale == "unit":
         span = {d.name: (d.low, d.high - d.low) for d in dimensions}
         examples = [
             dataclasses.replace(
@@ -95,7 +101,7 @@ def read_corpus(source: str, settings: RaterSettings) -> LabelledCorpus:
             for e in examples
         ]
         dimensions = [Dimension(d.name, 0.0, 1.0, "interval") for d in dimensions]
-    elif settings.loss not in CLASS_LOSSES:
+    elif numbers:
         dimensions = [dataclasses.replace(d, kind="interval", levels=None) for d in dimensions]
     return dataclasses.replace(corpus, dimensions=tuple(dimensions), examples=examples)
 
@@ -113,12 +119,16 @@ def cross_validate(
     `given` are the settings as given, by which a restart knows its run. Returns the content of
     results.json and the facts for the card.
     """
+    corpus = suited(corpus, settings)
+    test = None if test is None else suited(test, settings)
     run = Run.start(output, "rater", {k: v for k, v in given.items() if k not in _VOLATILE})
     data = [part.facts() for part in (corpus, test) if part is not None]
     _, encoder = resolve_encoder(settings.encoder)
     run.check_identity({"data": [facts["files"] for facts in data], "encoder": encoder})
     run.facts.update(name=output.name, data=data)
-    if not run.complete:
+    if run.complete:
+        print(f"{output}: this run is complete.")
+    else:
         run.save()
     dimensions = corpus.dimensions
     units, parts = train_units(corpus, test, settings, arguments, output)
@@ -138,7 +148,7 @@ def cross_validate(
         ],
     }
     results = {
-        "schema": RESULTS_SCHEMA,
+        "schema": RATER_RESULTS_SCHEMA,
         "created": now(),
         "versions": versions(),
         "name": output.name,

@@ -128,6 +128,7 @@ class PairTokenizer:
         separator = tokenizer.sep_token or tokenizer.eos_token
         self._separator = self._backend.encode(separator, add_special_tokens=False).ids
         self._backend.encode_special_tokens = True  # "[SEP]" in an utterance is plain text
+        self._control = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
         names = self._encode([f"{_NAMES[role]}:" for role in ("assistant", "user")])
         self._name = names[0].ids
         texts = 2 if architecture == "cross_encoder" else 1
@@ -152,7 +153,20 @@ class PairTokenizer:
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         if self.settings.lowercase:
             texts = [text.lower() for text in texts]
-        return self._backend.encode_batch(list(texts), add_special_tokens=False)
+        encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [self._plain(text, found) for text, found in zip(texts, encoded, strict=True)]
+
+    def _plain(self, text: str, encoding: Encoding) -> Encoding:
+        """The encoding without control tokens, of which a unigram model reads "</s>" as one.
+
+        The text is broken there by a blank in place of a character, so that offsets stay right.
+        """
+        if self._control.isdisjoint(encoding.ids):
+            return encoding
+        for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token in self._control:
+                text = f"{text[:start]} {text[start + 1 :]}"
+        return self._backend.encode(text, add_special_tokens=False)
 
     def _turns(self, sequences: Sequence[Sequence[Turn]]) -> list[list[int]]:
         """The tokens of each sequence of turns, separators between them.

@@ -124,14 +124,13 @@ def _similarity(
         "output_dir": folder,
         "seed": seed,
         "args": {key: value for key, value in arguments.items() if key not in OURS},
-        "max_length": settings.max_length,
         "margin": settings.contrastive_margin,
         "patience": settings.patience,
     }
     kept = {"encoder": resolve_encoder(settings.encoder)[1], "loss": settings.loss, "seed": seed}
     (dimension,) = dimensions
     if settings.architecture == "cross_encoder":
-        common["max_length"] += settings.response_max_length or settings.max_length
+        # as many tokens as the encoder reads: this kind never cuts a response
         found = train_cross_encoder(train, validation, dimension, symmetric=symmetric, **common)
         rater = CrossEncoderRater.of(
             found.model, name=name, dimension=dimension, symmetric=symmetric, settings=kept
@@ -139,14 +138,28 @@ def _similarity(
     else:
         scale = ScoreScale.of(settings.scale)
         found = train_embedding(
-            train, validation, dimension, scale=scale, threshold=settings.threshold, **common
+            train,
+            validation,
+            dimension,
+            scale=scale,
+            threshold=settings.threshold,
+            max_length=settings.max_length,
+            **common,
         )
         rater = EmbeddingRater.of(
             found.model, name=name, dimension=dimension.name, scale=scale, settings=kept
         )
-    scores = [
-        entry["eval_spearman_cosine"] if "eval_spearman_cosine" in entry else -entry["eval_loss"]
+    measured = [
+        (entry["eval_spearman_cosine"], 1)
+        if "eval_spearman_cosine" in entry
+        else (entry["eval_loss"], -1)
         for entry in found.evaluations
     ]
-    facts = {**found.facts, "epochs": len(scores), "evaluations": found.evaluations}
+    scores = [sign * value for value, sign in measured if value is not None]
+    if not scores:
+        raise UserError(
+            f"loss {settings.loss}: after every epoch all validation pairs had the same cosine, so "
+            "no epoch can be chosen. Lower the learning rate."
+        )
+    facts = {**found.facts, "epochs": len(measured), "evaluations": found.evaluations}
     return Trained(rater, max(scores), facts)

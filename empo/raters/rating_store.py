@@ -7,6 +7,7 @@ The log needs a local disk; on some network file systems SQLite refuses it.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,12 @@ _TABLE = """CREATE TABLE ratings (
     warnings TEXT NOT NULL
 ) WITHOUT ROWID"""
 _INSERT = f"INSERT INTO ratings VALUES ({', '.join('?' * 9)}) ON CONFLICT (key) DO NOTHING"
+
+
+def default_store() -> Path:
+    """The file that commands use where no other is named, in the user's cache folder."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "empo" / "ratings.sqlite"
 
 
 @dataclass(frozen=True, slots=True)

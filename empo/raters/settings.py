@@ -76,7 +76,11 @@ class RaterSettings:
         True, help="seeker_attention: keep the context's encoder as it is"
     )
 
-    max_length: int = option(256, help="tokens of the context (of the whole window)")
+    max_length: int = option(
+        256,
+        help="tokens of the context; of the whole window; of each text where vectors are compared (a "
+        "cross-encoder with one output reads all that its encoder can)",
+    )
     response_max_length: int | None = option(
         None, help="cut responses to this many tokens, as published raters do (default: never cut)"
     )
@@ -114,6 +118,10 @@ class RaterSettings:
         None, help="learning rate of the fresh heads (default: learning_rate)"
     )
 
+    ema_decay: float = option(
+        0.0, help="levels: keep a moving average of the weights with this decay (0: the last ones)"
+    )
+
     seeds: list[int] = option(default_factory=lambda: [1, 2, 3], help="one training per seed")
     folds: int = option(1, help="1: one fixed split; more: cross validation over groups")
     test_share: float = option(0.2, help="with one fold: share of the groups that is held out")
@@ -142,6 +150,10 @@ class RaterSettings:
         for name in ("test_share", "validation_share"):
             if not 0 < getattr(self, name) <= 0.5:
                 found.append(f"{name}: {getattr(self, name)} is not in (0, 0.5].")
+        if self.class_weighting < 0:
+            found.append(f"class_weighting: {self.class_weighting} is negative.")
+        if not 0 <= self.ema_decay < 1:
+            found.append(f"ema_decay: {self.ema_decay} is not in [0, 1).")
         if not 0 <= self.label_smoothing < 1:
             found.append(f"label_smoothing: {self.label_smoothing} is not in [0, 1).")
         if self.class_weighting and "cross_entropy" not in (self.grid_losses or [self.loss]):

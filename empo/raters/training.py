@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from torch.utils.data import Sampler
 from transformers import (
@@ -24,6 +25,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import set_seed
 
@@ -41,6 +43,8 @@ from empo.records import UserError
 logger = logging.getLogger(__name__)
 
 IGNORED = -100
+BENEATH = "weights.safetensors"
+"""File of a checkpoint with the weights beneath their average."""
 
 
 def trainer_arguments(given: Mapping[str, Any], args: TrainingArguments) -> dict[str, Any]:
@@ -127,7 +131,9 @@ def train_classifier(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Lines())
-    checkpoint = _last_checkpoint(folder)
+    if settings.ema_decay:
+        trainer.add_callback(WeightAverage(model, settings.ema_decay))
+    checkpoint = _last_checkpoint(folder, BENEATH if settings.ema_decay else TRAINER_STATE_NAME)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -153,11 +159,10 @@ def train_classifier(
     return rater, facts
 
 
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is complete: the trainer writes trainer_state.json last."""
-    whole = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-    return None if newest is None else str(newest)
+def _last_checkpoint(folder: Path, last_file: str) -> str | None:
+    """The newest checkpoint that has the file which is written last; others were interrupted."""
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{last_file}")]
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
 
 
 class _Trainer(Trainer):
@@ -203,6 +208,73 @@ class _SeedPerEpoch(TrainerCallback):
     ) -> None:
         """A training that goes on sees the same order as one that was never stopped."""
         self.generator.manual_seed(1000 * args.seed + int(state.epoch or 0))
+
+
+class WeightAverage(TrainerCallback):
+    """Evaluates and saves the exponential moving average of the weights, and trains on beneath it.
+
+    Average of step t: d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)). A small corpus makes
+    single steps noisy; the average is what is kept. At the end of an epoch average and weights
+    change places, so that the trainer evaluates and saves the average; the weights themselves lie
+    beside it in the checkpoint, and a training that goes on from there takes up both.
+    """
+
+    def __init__(self, model: PairClassifier, decay: float) -> None:
+        self.decay = decay
+        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.other: dict[str, torch.Tensor] = {}
+        self.shows_average = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin with the weights as they are, or with both as a checkpoint has them."""
+        self.other = {name: p.detach().clone() for name, p in self.trained.items()}
+        if state.global_step:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.other = load_file(folder / BENEATH, device=str(args.device))
+            self.shows_average = True  # the model was loaded from the checkpoint
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Train on the weights."""
+        self._show(average=False)
+
+    @torch.no_grad()
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the average towards the weights."""
+        step = state.global_step
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in self.trained.items():
+            self.other[name].lerp_(parameter, share)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluate and save the average."""
+        self._show(average=True)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the weights beneath the average into the checkpoint; it counts only with them."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        beside = folder / f".{BENEATH}"
+        save_file({name: value.contiguous() for name, value in self.other.items()}, beside)
+        beside.replace(folder / BENEATH)
+
+    @torch.no_grad()
+    def _show(self, average: bool) -> None:
+        if self.shows_average == average:
+            return
+        for name, parameter in self.trained.items():
+            held = self.other[name]
+            self.other[name] = parameter.detach().clone()
+            parameter.copy_(held)
+        self.shows_average = average
 
 
 class _Lines(TrainerCallback):

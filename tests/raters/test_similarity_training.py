@@ -208,12 +208,13 @@ def test_training_stops_when_nothing_gets_better(tiny: str, tmp_path: Path) -> N
     assert len(embedding(tiny, "mse", tmp_path, args=args, patience=2).evaluations) == 3
 
 
-def test_the_seed_decides(tiny: str, tmp_path: Path) -> None:
-    first, again, other = (
-        weights(embedding(tiny, "mse", tmp_path / name, seed=seed))
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    )
-    assert torch.equal(first, again) and not torch.equal(first, other)
+@pytest.mark.parametrize("train", [embedding, cross])
+def test_the_seed_decides(train: Any, tiny: str, tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(len(found) + 1)  # what was drawn before must not matter
+        found.append(weights(train(tiny, "mse", tmp_path / name, seed=seed)))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("train", [embedding, cross])
@@ -226,13 +227,18 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(
     checkpoints = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     assert len(checkpoints) == 2
     (checkpoints[1] / "trainer_state.json").unlink()  # interrupted while it was written
+    written = (checkpoints[0] / "trainer_state.json").stat().st_mtime_ns
     resumed = train(tiny, "mse", tmp_path, args=args)
     assert torch.equal(weights(whole), weights(resumed))
+    states = [checkpoint / "trainer_state.json" for checkpoint in checkpoints]
+    assert states[0].stat().st_mtime_ns == written, "the first epoch was trained again"
+    written = states[1].stat().st_mtime_ns
     for one, two in zip(whole.evaluations, resumed.evaluations, strict=True):
         assert one["eval_loss"] == two["eval_loss"]
     shutil.rmtree(checkpoints[0])
     finished = train(tiny, "mse", tmp_path, args=args)
-    assert torch.equal(weights(whole), weights(finished)), "a finished training is not repeated"
+    assert torch.equal(weights(whole), weights(finished))
+    assert states[1].stat().st_mtime_ns == written, "a finished training was repeated"
 
 
 def test_long_texts_are_counted(tiny: str, tmp_path: Path) -> None:

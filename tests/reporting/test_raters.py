@@ -92,7 +92,7 @@ def trained():
 def row(text, start):
     """The cells of the first table row that starts so."""
     line = next(line for line in text.split("\n") if line.startswith(start))
-    return [cell.strip() for cell in line.strip("|").split(" | ")]
+    return [cell.strip() for cell in line[1:-1].split(" | ")]
 
 
 def test_warnings_come_first(compared, trained):
@@ -109,21 +109,21 @@ def test_values_come_from_the_results(compared):
     warmth, event = of["dimensions"].values()
     warmth["predictors"]["rater"]["macro_f1"] |= {"value": 0.1234, "interval": [0.0111, 0.2222]}
     warmth["predictors"]["rater"]["classes"]["3"] |= {"support": 4711}
-    warmth["calibration"]["ece"]["value"] = 0.4321
+    warmth["calibration"]["ece"]["value"] = 5.4321
     warmth["differences"]["length"]["macro_f1"] |= {"difference": -0.7654, "interval": [-0.8, -0.7]}
     event["severe"]["by_gold"]["0.25"]["errors"] = 815
-    event["length_correlation"]["gold"]["spearman"]["value"] = 0.5678
-    changed["comparisons"][0]["dimensions"]["event"]["mae"]["difference"] = 0.9753
+    event["length_correlation"]["gold"]["spearman"]["value"] = 6.5678
+    changed["comparisons"][0]["dimensions"]["event"]["mae"]["difference"] = 7.9753
     of["truncated"] = 39
     text = render_raters(changed)
     for shown in (
         "0.123 \\[0.011, 0.222\\]",
         "| 3 | 4,711 |",
-        "0.432",
+        "5.432",
         "−0.765 \\[−0.800, −0.700\\] | no |",
         "| 815 |",
-        "0.568",
-        "0.975",
+        "6.568",
+        "7.975",
         "Truncated contexts: 39",
     ):
         assert shown in text
@@ -155,13 +155,13 @@ def test_every_section_is_there(compared):
 
 def test_the_better_of_two_raters_is_named(compared):
     pair = row(render_raters(compared), "| good against poor | warmth | macro F1 |")
-    assert pair[-2:] == ["48", "good |"] or pair[-1].startswith("good")
+    assert pair[-2:] == ["48", "good"]
     turned = copy.deepcopy(compared)
     of = turned["comparisons"][0]["dimensions"]["warmth"]["macro_f1"]
     for bounds, named in (([-0.3, -0.1], "poor"), ([-0.1, 0.1], "not shown"), (None, "—")):
         of["interval"] = bounds
         text = render_raters(turned)
-        assert row(text, "| good against poor | warmth | macro F1 |")[-1].rstrip(" |") == named
+        assert row(text, "| good against poor | warmth | macro F1 |")[-1] == named
 
 
 def test_several_seeds_show_their_spread(trained):
@@ -224,7 +224,7 @@ def test_grid(trained):
     low, high = of["interval"]
     cells = row(text, "| bi\\_encoder | focal |")
     assert cells[3] == f"{of['value']:.3f} ± {of['sd_seeds']:.3f} \\[{low:.3f}, {high:.3f}\\]"
-    assert cells[-2:] == ["48", "0, 1, 2"] or cells[-2] == "48"
+    assert cells[-2:] == ["48", "0, 1, 2"]
     assert text.count("| constant | baseline |") == 2  # equal ones stand there once per table
     assert row(text, "| cross-encoder | all losses, published (Shayan)")[2] == ".565 to .584"
     assert row(text, "| bi-encoder | mse, published (Shayan)")[2] == ".0946"

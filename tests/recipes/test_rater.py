@@ -1,0 +1,240 @@
+"""recipes/rater.py by its command: what it writes, what a restart does, when it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tiny_runs import ROOT, command, environment, recipe
+
+from empo.raters.folder import RaterConfig
+from empo.raters.loading import load_rater
+from empo.rating import RatingInput
+from empo.records import UserError, read_json, read_jsonl
+
+sys.path.insert(0, str(ROOT / "tests" / "raters"))
+from tiny_encoders import write_encoders
+
+LEVELS = {"weak": 0, "good": 1, "hard": 2}  # words of one length
+FAST = ["--max_length", "12", "--num_train_epochs", "20", "--learning_rate", "5e-3"]
+FAST += [
+    "--pooling",
+    "both",
+    "--per_device_train_batch_size",
+    "8",
+    "--use_cpu",
+    "true",
+    "--seeds",
+    "1",
+    "2",
+]
+FAST += ["--patience", "20", "--validation_share", "0.2", "--test_share", "0.25", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoders(tmp_path_factory.mktemp("encoders"))["bert"]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 judged replies in 60 groups: a word decides the level, whatever the length."""
+    path = tmp_path_factory.mktemp("judged") / "judged.jsonl"
+    rows = []
+    for i in range(120):
+        word = list(LEVELS)[i % 3]
+        reply = " ".join(["that sounds", word, *["to me"] * (i % 4)])
+        rows.append(
+            {
+                "id": f"r{i}",
+                "group": f"g{i // 2}",
+                "context": ["I lost my job.", "My dog was sick."][i % 2],
+                "response": reply,
+                "labels": {"warmth": LEVELS[word], "sorrow": (i // 3) % 2},
+            }
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def words(judged: Path, encoder: Path, output: Path, *more: str) -> list[str]:
+    given = ["--data", str(judged), "--encoder", str(encoder), "--output_dir", str(output)]
+    return [*given, *FAST, "--dimensions", "warmth", *more]
+
+
+def predictions(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("predictions.jsonl"))
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(judged: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "warmth"
+    assert recipe("rater")(words(judged, encoder, output)) == 0
+    return output
+
+
+def test_a_rule_is_learnt_and_the_results_show_it(trained: Path) -> None:
+    results = read_json(trained / "results.json")
+    assert results["schema"] == "empo.rater-results/1" and results["seeds"] == [1, 2]
+    warmth = results["evaluation"]["dimensions"]["warmth"]
+    rater, constant = (warmth["predictors"][name]["macro_f1"] for name in ("rater", "constant"))
+    assert rater["value"] > 0.95 > 0.3 > constant["value"]
+    assert len(rater["seeds"]) == 2 and rater["interval"][0] > constant["interval"][1]
+    for baseline in ("constant", "length"):
+        assert results["evidence"]["dimensions"]["warmth"][baseline]["interval"][0] > 0
+    assert results["warnings"] == []
+
+
+def test_every_held_out_row_is_there_once_per_seed_and_no_group_was_seen(trained: Path) -> None:
+    results = read_json(trained / "results.json")
+    (sizes,) = results["split"]["sizes"]
+    assert sum(sizes.values()) == 120 and 20 <= sizes["test"] <= 40
+    for seed in (1, 2):
+        folder = trained / "units" / f"seed-{seed}" / "fold-0"
+        rows = [row for _, row in read_jsonl(folder / "predictions.jsonl")]
+        assert len({row["id"] for row in rows}) == len(rows) == sizes["test"]
+        assert all(row["seed"] == seed and row["gold"]["warmth"] in (0, 1, 2) for row in rows)
+        assert not list(folder.rglob("checkpoint-*")), "checkpoints are for a restart only"
+    assert not list(trained.rglob("*.bin")) and not list(trained.rglob("*.pt"))
+
+
+def test_the_folder_is_a_rater_with_its_card_and_report(trained: Path) -> None:
+    rater = load_rater(trained)
+    scores = rater.score([RatingInput("I lost my job.", "that sounds hard to me")]).scores
+    assert scores.tolist() == [[2.0]] and rater.warnings == ()
+    card, report = ((trained / name).read_text() for name in ("README.md", "rater.md"))
+    assert card.startswith("---\n") and "clinical" in card
+    assert RaterConfig.read(trained).evidence["weights"][:12] in rater.signature
+    for name in ("macro F1", "constant", "length", "warmth"):
+        assert name in card and name in report
+
+
+def test_the_same_command_again_trains_nothing_and_says_so(
+    trained: Path, judged: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
+    written = (trained / "results.json").stat().st_mtime_ns
+    assert recipe("rater")(words(judged, encoder, trained)) == 0
+    assert "this run is complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")} == before
+    assert (trained / "results.json").stat().st_mtime_ns == written
+
+
+def test_other_settings_are_refused_with_the_difference(
+    trained: Path, judged: Path, encoder: Path
+) -> None:
+    with pytest.raises(UserError, match=r"num_train_epochs: 20\.0 there, 3\.0 now"):
+        recipe("rater")(words(judged, encoder, trained, "--num_train_epochs", "3"))
+
+
+def test_a_run_without_the_last_unit_trains_that_alone_and_ends_equal(
+    trained: Path, judged: Path, encoder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "warmth"
+    argv = words(judged, encoder, output)
+    one = [*argv[: argv.index("--seeds")], *argv[argv.index("--seeds") + 3 :], "--seeds", "1", "2"]
+    program = [sys.executable, str(ROOT / "recipes" / "rater.py"), *one]
+    process = subprocess.Popen(program, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    first = output / "units" / "seed-1" / "fold-0" / "unit.json"
+    second = output / "units" / "seed-2" / "fold-0"
+    deadline = time.monotonic() + 120
+    while not (first.is_file() and list(second.glob("checkpoint-*/trainer_state.json"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output / "results.json").exists()
+    kept = first.stat().st_mtime_ns
+    done = command(program)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert first.stat().st_mtime_ns == kept
+    assert predictions(output) == predictions(trained)
+    mine, whole = (read_json(folder / "results.json") for folder in (output, trained))
+    assert mine["evaluation"] == whole["evaluation"]
+
+
+def test_folds_hold_every_example_out_once(judged: Path, encoder: Path, tmp_path: Path) -> None:
+    argv = words(judged, encoder, tmp_path / "folds", "--folds", "3", "--num_train_epochs", "1")
+    argv[argv.index("--seeds") + 1 : argv.index("--seeds") + 3] = ["5"]
+    assert recipe("rater")(argv) == 0
+    rows = [
+        row
+        for path in (tmp_path / "folds").rglob("predictions.jsonl")
+        for _, row in read_jsonl(path)
+    ]
+    assert sorted(row["id"] for row in rows) == sorted(f"r{i}" for i in range(120))
+    assert {row["fold"] for row in rows} == {0, 1, 2}
+
+
+def test_one_model_per_dimension_makes_one_rater_of_both(
+    judged: Path, encoder: Path, tmp_path: Path
+) -> None:
+    argv = words(judged, encoder, tmp_path / "two", "--one_model_per_dimension", "true")
+    at = argv.index("--dimensions")
+    argv[at : at + 2] = ["--dimensions", "warmth", "sorrow", "--num_train_epochs", "2"]
+    assert recipe("rater")(argv) == 0
+    rater = load_rater(tmp_path / "two")
+    assert [d.name for d in rater.dimensions] == ["warmth", "sorrow"]
+    assert {p.name for p in (tmp_path / "two").iterdir() if p.is_dir()} == {
+        *("warmth", "sorrow", "units")
+    }
+    named = [warning for warning in rater.warnings if "sorrow" in warning]
+    assert named, "two epochs do not learn a label that no word tells"
+
+
+def test_a_grid_gives_one_table_and_says_what_cannot_run(
+    judged: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(judged, encoder, tmp_path / "grid", "--num_train_epochs", "1")
+    argv[argv.index("--seeds") + 1 : argv.index("--seeds") + 3] = ["1"]
+    argv += ["--grid_architectures", "bi_encoder", "cross_encoder", "--scale", "unit"]
+    argv += ["--grid_losses", "cross_entropy", "mse", "cosine_embedding", "soft_label_kl"]
+    assert recipe("rater")(argv) == 0
+    grid = read_json(tmp_path / "grid" / "grid.json")
+    ran = {(entry["architecture"], entry["loss"]) for entry in grid["entries"]}
+    assert ran == {
+        *((a, loss) for a in ("bi_encoder", "cross_encoder") for loss in ("cross_entropy", "mse")),
+        ("bi_encoder", "cosine_embedding"),
+    }
+    reasons = {(e["architecture"], e["loss"]): e["reason"] for e in grid["not_run"]}
+    assert "has none" in reasons["cross_encoder", "cosine_embedding"]
+    assert "KL divergence equals the cross-entropy" in " ".join(
+        reasons["bi_encoder", "soft_label_kl"].split()
+    )
+    table = (tmp_path / "grid" / "grid.md").read_text()
+    assert "constant" in table and table in capsys.readouterr().out
+
+
+def test_a_group_in_both_corpora_is_refused(judged: Path, encoder: Path, tmp_path: Path) -> None:
+    argv = words(judged, encoder, tmp_path / "run", "--test", str(judged))
+    with pytest.raises(UserError, match="60 groups in both train and test|groups in both train"):
+        recipe("rater")(argv)
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--loss", "cosine_embedding"], "cross_encoder has none"),
+        (["--folds", "0"], "folds: 0 is too few"),
+        (["--dimensions", "coldness"], "coldness is unknown; .* has: warmth, sorrow"),
+        (["--test_share", "0.9"], r"test_share: 0\.9 is not in"),
+        (["--processes", "2"], "a rater trains on one process"),
+        (["--grid_losses", "mse"], "belong together"),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor: .* use label_smoothing"),
+    ],
+)
+def test_settings_that_cannot_work(
+    judged: Path, encoder: Path, tmp_path: Path, more: Sequence[str], text: str
+) -> None:
+    with pytest.raises(UserError, match=text):
+        recipe("rater")(words(judged, encoder, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     options = {"text": settings.text} if settings.text != "story" else {}
+    options |= {"dimensions": settings.definitions} if settings.definitions else {}
     corpus = load_labelled(settings.data, settings.schema, **options)
     test = settings.test and load_labelled(settings.test, settings.schema, **options)
     print(corpus.summary())

@@ -88,6 +88,28 @@ def test_four_systems_and_the_human_stand_in_the_results(results: dict[str, Any]
         assert entry["metric"] and entry["reason"]
 
 
+def test_the_rater_measures_levels_of_all_systems_beside_two_controls(
+    folder: Path, results: dict[str, Any]
+) -> None:
+    levels = {name: s["metrics"]["diff_epitome"] for name, s in results["systems"].items()}
+    assert set(levels) == {*SYSTEMS, "human"} and levels["human"]["mean"] == 0
+    for name in SYSTEMS:
+        assert levels[name]["n"] == 320 and levels[name]["mean"] > 0
+        assert {"always_level_0", "drawn_from_reference"} <= levels[name]["controls"].keys()
+    assert levels["dpo"]["mean"] < levels["baseline"]["mean"]
+    report = (folder / "report.md").read_text()
+    assert "Its levels measure that composer, not empathy" in " ".join(report.split())
+    assert results["warnings"] == []
+
+
+def test_the_rater_lies_apart_with_its_evidence(folder: Path) -> None:
+    assert [path.parent for path in folder.rglob("results.json")] == [folder]
+    rater = read_json(folder / "raters" / "levels" / "rater.json")
+    assert rater["schema"] == "empo.rater-results/1"
+    for shown in rater["evidence"]["dimensions"].values():
+        assert shown["constant"]["interval"][0] > 0 and shown["length"]["interval"][0] > 0
+
+
 def test_every_file_of_the_contract_is_there(folder: Path) -> None:
     for run in ("base", "sft", "dpo"):
         facts = read_json(folder / run / "run.json")
@@ -132,7 +154,7 @@ def test_a_second_run_does_only_what_is_missing(folder: Path) -> None:
     dpo.unlink()
     out = demo(folder)
     assert {path: path.stat().st_mtime_ns for path in kept} == before
-    assert out.count("this run is complete.") == 3
+    assert out.count("this run is complete.") == 4
     assert sha256(dpo) == digest
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from empo.raters.rating_store import RatingStore, ratings_of
 from empo.rating import Dimension, Rater, RatingInput, Ratings, checked
@@ -84,11 +85,15 @@ class CachedRater:
         missing = {k: p for k, p in zip(keys, pairs, strict=True) if k not in rows}
         size = max(CHUNK, batch_size)
         todo = list(missing)
-        for some in (todo[start : start + size] for start in range(0, len(todo), size)):
+        chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
+        bar = tqdm(total=len(todo), desc="rating", unit="input", delay=2, leave=False)
+        for some in chunks:
             ratings = _scored(self.rater, [missing[key] for key in some], batch_size)
             standing = set(self.warnings)
             self.store.write(some, ratings, [w for w in ratings.warnings if w not in standing])
             rows |= self.store.read(some)  # another process may have been first
+            bar.update(len(some))
+        bar.close()
         self.misses = len(missing)
         self.hits = len(pairs) - len(missing)
         ordered = [rows[key] for key in keys]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KIND = "pair_classifier"
+BARLESS = 1024
+"""Inputs without a progress bar of their own: a chunk of a call that shows one."""
 
 
 class EncoderRater:
@@ -61,7 +63,8 @@ class EncoderRater:
         places.sort(key=lambda i: rows[i].length)
         logits = np.full((len(rows), sum(self.model.config.classes)), np.nan)
         self.model.to(self.device).eval()
-        bar = tqdm(total=len(places), desc="rating", unit="input", delay=2, leave=False)
+        small = len(places) <= BARLESS
+        bar = tqdm(total=len(places), desc="rating", unit="input", delay=2, disable=small)
         with torch.inference_mode(), bar:
             if self.model.config.architecture == "bi_encoder":
                 logits[places] = self._side_by_side([rows[i] for i in places], batch_size, bar)

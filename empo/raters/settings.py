@@ -44,6 +44,9 @@ class RaterSettings:
 
     data: str = option(help="judged corpus: file or folder (EPITOME, ESConv, stories, own jsonl)")
     schema: str | None = option(None, help="schema of the data (default: seen from the file)")
+    definitions: str | None = option(
+        None, help="YAML file that says what the labels of an own jsonl mean"
+    )
     test: str | None = option(
         None, help="held-out corpus of the same schema (default: groups of `data` are held out)"
     )

@@ -327,7 +327,7 @@ class _Loss:
             return losses.cross_entropy(logits, target, weights, s.label_smoothing)
         if s.loss == "focal":
             return losses.focal(logits, target, s.focal_gamma, s.focal_alpha)
-        return losses.ldam(logits, target, counts.tolist(), s.ldam_margin, s.ldam_scale)
+        return losses.ldam(logits, target, counts.int().tolist(), s.ldam_margin, s.ldam_scale)
 
 
 def _rows(

@@ -93,7 +93,7 @@ def measure(
 ) -> int:
     """Evaluate and compare the raters, write what was found, and return the exit code."""
     from empo.raters.comparison import compare_raters
-    from empo.reporting.raters import plain_summary, write_rater_report
+    from empo.reporting.raters import plain_classes, plain_summary, write_rater_report
 
     results: dict[str, Any] = compare_raters(
         raters,
@@ -112,7 +112,7 @@ def measure(
     for name, entry in results["raters"].items():
         for warning in entry["warnings"]:
             print(f"warning: {name}: {warning}", file=sys.stderr)
-    print(plain_summary(results))
+    print(plain_summary(results), plain_classes(results), sep="\n\n")
     print(f"\n{report}\n{output / 'rater.json'}")
     for entry in results["not_run"]:
         print(f"asked for, but not run: {entry['rater']}: {entry['reason']}", file=sys.stderr)

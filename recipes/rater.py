@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(args.output_dir)
     if settings.grid_losses is None:
         results = _train(settings, given, arguments, corpus, test, output)
-        print(results["table"])
+        print(f"\n{results['table']}")
         print(f"\nrater in {output}: {output / 'README.md'}, {output / 'results.json'}")
         return 0
     return _grid(settings, given, arguments, corpus, test, output)
@@ -67,12 +67,12 @@ def _train(
     """One rater: all seeds and folds, the evaluation, the card."""
     from empo.cards import rater_card
     from empo.raters.cross_validation import cross_validate
-    from empo.reporting.raters import plain_summary, write_rater_report
+    from empo.reporting.raters import plain_classes, plain_summary, write_rater_report
 
     results, facts = cross_validate(settings, given, arguments, corpus, test, output)
     write_text(output / "README.md", rater_card(facts))
     write_rater_report(results, output)
-    return results | {"table": plain_summary(results)}
+    return results | {"table": f"{plain_summary(results)}\n\n{plain_classes(results)}"}
 
 
 def _grid(

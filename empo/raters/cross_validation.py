@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def suited(corpus: LabelledCorpus, settings: RaterSettings) -> LabelledCorpus:
     """
     dimensions = chosen_dimensions(corpus, settings.dimensions)
     names = {dimension.name for dimension in dimensions}
-    examples = cut_groups([e for e in corpus.examples if names & e.labels.keys()], settings.limit)
+    examples = [e for e in corpus.examples if names & e.labels.keys()]
+    examples = cut_groups(examples, settings.limit, settings.split_seed)
     numbers = settings.loss not in CLASS_LOSSES
     if numbers and settings.scale == "unit":
         span = {d.name: (d.low, d.high - d.low) for d in dimensions}
@@ -181,11 +183,12 @@ def chosen_dimensions(corpus: LabelledCorpus, names: Sequence[str] | None) -> li
     return [known[name] for name in names]
 
 
-def cut_groups(examples: Sequence[Example], limit: int | None) -> list[Example]:
-    """The examples of the first `limit` groups."""
-    if limit is None:
+def cut_groups(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
+    """The examples of `limit` groups drawn by `seed`, in their order; a file is often sorted."""
+    groups = list(dict.fromkeys(example.group for example in examples))
+    if limit is None or limit >= len(groups):
         return list(examples)
-    kept = set(list(dict.fromkeys(example.group for example in examples))[:limit])
+    kept = set(random.Random(seed).sample(groups, limit))
     return [example for example in examples if example.group in kept]
 
 

@@ -54,7 +54,7 @@ class RaterSettings:
         None, help="names of the dimensions to learn (default: those of the corpus, none derived)"
     )
     licence: str = option("not stated", help="licence of the data, for the card")
-    limit: int | None = option(None, help="use only the first N groups")
+    limit: int | None = option(None, help="use only N groups, drawn by split_seed")
     text: Literal["story", "summary"] = option("story", help="which text of a story pair is read")
 
     encoder: str = option(

@@ -69,11 +69,28 @@ def plain_summary(results: Mapping[str, Any]) -> str:
                 row = [name, f"mean over {len(mean['dimensions'])}", who, count(evaluation["n"])]
                 rows.append(row + [cell(found.get(key)) for key in _SHOWN])
     kept = [i for i, _ in enumerate(rows[0]) if i < 4 or any(row[i] != "—" for row in rows[1:])]
-    rows = [[row[i] for i in kept] for row in rows]
+    return _aligned([[row[i] for i in kept] for row in rows], left=3)
+
+
+def plain_classes(results: Mapping[str, Any]) -> str:
+    """F1 of every level with its support, the baselines beside it, as plain text for a terminal."""
+    rows = [["rater", "dimension", "level", "support", "F1", "F1 constant", "F1 length"]]
+    for name, entry in _raters(results).items():
+        for dimension, of in entry["evaluation"]["dimensions"].items():
+            for level, scores in of["predictors"][RATER].get("classes", {}).items():
+                row = [name, dimension, level, count(scores["support"]), cell(scores["f1"])]
+                for who in ("constant", "length"):
+                    classes = of["predictors"].get(who, {}).get("classes", {})
+                    row.append(cell(classes.get(level, {}).get("f1")))
+                rows.append(row)
+    return _aligned(rows, left=3) if len(rows) > 1 else ""
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            text.ljust(width) if i < 3 else text.rjust(width)
+            text.ljust(width) if i < left else text.rjust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

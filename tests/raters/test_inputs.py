@@ -92,6 +92,16 @@ def test_the_response_is_cut_only_where_the_settings_say_so(
     assert row.offsets == [(0, 1), (2, 3), (4, 5), (6, 7)]
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_encoder_bounds_the_context_whatever_the_settings(
+    reader: Reader, architecture: str
+) -> None:
+    row = only(reader(architecture=architecture, max_length=1000), "a " * 90, "x y")
+    assert max(len(row.ids), len(row.context_ids)) == POSITIONS and row.truncated
+    free = reader(architecture=architecture, positions=None, max_length=1000)
+    assert only(free, "a " * 90, "x y").length > 90 and not only(free, "a " * 90, "x").truncated
+
+
 def test_segment_ids_tell_context_and_response_apart(reader: Reader) -> None:
     row = only(reader(), "a b", "x y z")
     assert row.type_ids == [0, 0, 0, 0, 1, 1, 1, 1]  # [CLS] a b [SEP] x y z [SEP]

@@ -135,13 +135,17 @@ def test_a_classifier_learns_a_rule(train: Train, architecture: str) -> None:
 def test_the_epoch_that_is_kept_is_the_best_one(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rater, facts = train(num_train_epochs=5, data=examples(60), learning_rate=2e-2)
-    validation = examples(24, seed=1)
+    """What is learnt is wrong in the validation part, so that the last epoch is not the best."""
+    validation = [
+        dataclasses.replace(example, labels={"level": (example.labels["level"] + 1) % 3})
+        for example in examples(24, seed=1)
+    ]
+    rater, facts = train(validation=validation, num_train_epochs=5)
     scores = rater.score([example.input for example in validation]).scores[:, 0]
     gold = [example.labels["level"] for example in validation]
-    kept = f1_score(gold, scores, average="macro")
     printed = [score for _, score in validations(capsys.readouterr().out)]
-    assert len(printed) == 5
+    assert len(printed) == 5 and printed[-1] == 0 < max(printed)
+    kept = f1_score(gold, scores, average="macro")
     assert kept == pytest.approx(facts["validation_macro_f1"]) and max(printed) == round(kept, 4)
 
 
@@ -169,17 +173,47 @@ def interrupt(train: Train, monkeypatch: pytest.MonkeyPatch, step: int, **given:
             train(**given)
 
 
-@pytest.mark.parametrize("architecture", ["cross_encoder", "seeker_attention"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"architecture": "cross_encoder", "save_total_limit": 1},
+        {"architecture": "seeker_attention"},
+        {"ema_decay": 0.9},
+    ],
+)
 def test_a_training_that_goes_on_is_one_that_was_never_stopped(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, architecture: str
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    whole, facts = train("whole", architecture=architecture)
-    interrupt(train, monkeypatch, 22, folder="stopped", architecture=architecture)  # 15 an epoch
+    whole, facts = train("whole", **given)
+    interrupt(train, monkeypatch, 22, folder="stopped", **given)  # 15 an epoch
     assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint-15"]
     (tmp_path / "stopped" / "checkpoint-30").mkdir()  # as where the machine went down while saving
-    resumed, facts_resumed = train("stopped", architecture=architecture)
+    resumed, facts_resumed = train("stopped", **given)
     assert equal(whole, resumed)
     assert facts == facts_resumed
+
+
+def test_the_average_of_the_weights_is_what_is_kept(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)) at step t."""
+    steps: list[dict[str, torch.Tensor]] = []
+
+    class Watching(training._Lines):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.on_step_end(args, state, control, **kwargs)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            model = kwargs["model"]
+            steps.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    monkeypatch.setattr(training, "_Lines", Watching)
+    rater, _ = train(data=examples(24), num_train_epochs=1, ema_decay=0.3)
+    assert len(steps) == 1 + 3
+    for name, average in steps[0].items():
+        for decay, step in zip((2 / 11, 3 / 12, 0.3), steps[1:], strict=True):
+            average = decay * average + (1 - decay) * step[name]
+        torch.testing.assert_close(weights(rater)[name], average, atol=1e-6, rtol=0)
 
 
 def test_patience_goes_on_where_it_was(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,6 @@ def test_scores_are_the_likeliest_levels(build: Build, architecture: str) -> Non
         np.testing.assert_allclose(ratings.probabilities[d].sum(axis=1), 1)
         likeliest = np.array(dimension.levels)[ratings.probabilities[d].argmax(axis=1)]
         np.testing.assert_array_equal(ratings.scores[:, d], likeliest)
-    assert len(set(ratings.scores[:, 0])) > 1
     assert ratings.n_valid.tolist() == [1] * 20
 
 

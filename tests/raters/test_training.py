@@ -182,13 +182,19 @@ def interrupt(train: Train, monkeypatch: pytest.MonkeyPatch, step: int, **given:
     ],
 )
 def test_a_training_that_goes_on_is_one_that_was_never_stopped(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, Any]
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, Any],
 ) -> None:
     whole, facts = train("whole", **given)
     interrupt(train, monkeypatch, 22, folder="stopped", **given)  # 15 an epoch
     assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint-15"]
     (tmp_path / "stopped" / "checkpoint-30").mkdir()  # as where the machine went down while saving
+    printed = validations(capsys.readouterr().out)
     resumed, facts_resumed = train("stopped", **given)
+    assert validations(capsys.readouterr().out) == printed[1:3]  # it did not begin again
     assert equal(whole, resumed)
     assert facts == facts_resumed
 
@@ -326,6 +332,16 @@ def test_class_weights_are_those_of_the_documentation(train: Train) -> None:
         found = loss(training.PairOutput(logits=logits), labels)
         wanted = cross_entropy(logits, labels[:, 0], torch.tensor(expected))
         assert float(found) == pytest.approx(float(wanted))
+
+
+def test_class_weights_that_a_loss_would_ignore_are_refused() -> None:
+    def problems(**given: Any) -> str:
+        return " ".join(RaterSettings(data="composed", class_weighting=0.5, **given).problems())
+
+    assert problems() == "" and problems(loss="cross_entropy") == ""
+    assert "class_weighting: only the loss cross_entropy weighs classes" in problems(loss="focal")
+    grid = {"grid_architectures": ["window"], "grid_losses": ["focal", "cross_entropy"]}
+    assert problems(**grid) == ""
 
 
 def test_what_cannot_be_read_or_is_cut_is_counted(train: Train) -> None:

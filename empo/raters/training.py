@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from torch.utils.data import Sampler
 from transformers import (
@@ -31,20 +30,17 @@ from transformers.trainer_utils import set_seed
 
 from empo.corpora.labelled import Example
 from empo.raters import losses
-from empo.raters.classifier import PairClassifier, PairClassifierConfig, PairOutput
+from empo.raters.classifier import PairClassifier, PairClassifierConfig
 from empo.raters.encoder_rater import EncoderRater, rater_config
 from empo.raters.encoders import load_encoder, positions, resolve_encoder
-from empo.raters.inputs import InputSettings, PairTokenizer, Row, rationale_marks
+from empo.raters.inputs import InputSettings, PairTokenizer
 from empo.raters.settings import RaterSettings
-from empo.raters.splits import label_matrix
+from empo.raters.targets import IGNORED, HeadLoss, collate, level_counts, training_rows
+from empo.raters.weight_average import BENEATH, WeightAverage
 from empo.rating import Dimension
 from empo.records import UserError
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100
-BENEATH = "weights.safetensors"
-"""File of a checkpoint with the weights beneath their average."""
 
 
 def trainer_arguments(given: Mapping[str, Any], args: TrainingArguments) -> dict[str, Any]:
@@ -100,8 +96,8 @@ def train_classifier(
     reader = PairTokenizer(
         tokenizer, settings.architecture, inputs, positions(encoder.config, tokenizer)
     )
-    rows, unread = _rows(train, dimensions, reader, settings)
-    valid_rows, valid_unread = _rows(validation, dimensions, reader, settings)
+    rows, unread = training_rows(train, dimensions, reader, settings)
+    valid_rows, valid_unread = training_rows(validation, dimensions, reader, settings)
     if not rows or not valid_rows:
         raise UserError("no response of the training or the validation part can be read.")
     if settings.loss == "soft_label_kl":
@@ -123,8 +119,8 @@ def train_classifier(
         args=args,
         train_dataset=rows,
         eval_dataset=valid_rows,
-        data_collator=lambda items: _collate(items, reader, len(dimensions)),
-        loss=_Loss(settings, model, _counts(rows, config.classes)),
+        data_collator=lambda items: collate(items, reader, len(dimensions)),
+        loss=HeadLoss(settings, model, level_counts(rows, config.classes)),
         compute_metrics=lambda prediction: {"macro_f1": _macro_f1(prediction, config.classes)},
         callbacks=[EarlyStoppingCallback(settings.patience)],
         optimizers=(_optimizer(model, args, settings.head_learning_rate), None),
@@ -168,7 +164,7 @@ def _last_checkpoint(folder: Path, last_file: str) -> str | None:
 class _Trainer(Trainer):
     """transformers' trainer with length-grouped batches whose order depends on seed and epoch only."""
 
-    def __init__(self, *, loss: _Loss, **kwargs: Any) -> None:
+    def __init__(self, *, loss: HeadLoss, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.loss = loss
 
@@ -210,73 +206,6 @@ class _SeedPerEpoch(TrainerCallback):
         self.generator.manual_seed(1000 * args.seed + int(state.epoch or 0))
 
 
-class WeightAverage(TrainerCallback):
-    """Evaluates and saves the exponential moving average of the weights, and trains on beneath it.
-
-    Average of step t: d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)). A small corpus makes
-    single steps noisy; the average is what is kept. At the end of an epoch average and weights
-    change places, so that the trainer evaluates and saves the average; the weights themselves lie
-    beside it in the checkpoint, and a training that goes on from there takes up both.
-    """
-
-    def __init__(self, model: PairClassifier, decay: float) -> None:
-        self.decay = decay
-        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.other: dict[str, torch.Tensor] = {}
-        self.shows_average = False
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Begin with the weights as they are, or with both as a checkpoint has them."""
-        self.other = {name: p.detach().clone() for name, p in self.trained.items()}
-        if state.global_step:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self.other = load_file(folder / BENEATH, device=str(args.device))
-            self.shows_average = True  # the model was loaded from the checkpoint
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Train on the weights."""
-        self._show(average=False)
-
-    @torch.no_grad()
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Move the average towards the weights."""
-        step = state.global_step
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in self.trained.items():
-            self.other[name].lerp_(parameter, share)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Evaluate and save the average."""
-        self._show(average=True)
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Put the weights beneath the average into the checkpoint; it counts only with them."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        beside = folder / f".{BENEATH}"
-        save_file({name: value.contiguous() for name, value in self.other.items()}, beside)
-        beside.replace(folder / BENEATH)
-
-    @torch.no_grad()
-    def _show(self, average: bool) -> None:
-        if self.shows_average == average:
-            return
-        for name, parameter in self.trained.items():
-            held = self.other[name]
-            self.other[name] = parameter.detach().clone()
-            parameter.copy_(held)
-        self.shows_average = average
-
-
 class _Lines(TrainerCallback):
     """A line per epoch, whether a bar is shown or not."""
 
@@ -290,150 +219,6 @@ class _Lines(TrainerCallback):
             f"{metrics['eval_loss']:.4f}, macro-F1 {metrics['eval_macro_f1']:.4f}",
             flush=True,
         )
-
-
-class _Loss:
-    """The loss of all heads: the mean over dimensions, plus the marking of rationales."""
-
-    def __init__(
-        self,
-        settings: RaterSettings,
-        model: PairClassifier,
-        counts: list[torch.Tensor],
-    ) -> None:
-        self.settings = settings
-        self.model = model
-        self.counts = counts
-
-    def __call__(self, output: PairOutput, labels: torch.Tensor) -> torch.Tensor:
-        """`labels`: (n, D) level numbers, -100 for none, or (n, sum of classes) soft labels."""
-        parts = self.model.split(output.logits.float())
-        total = sum(self._one(d, logits, labels) for d, logits in enumerate(parts)) / len(parts)
-        if output.rationale_loss is not None:
-            total = total + self.settings.rationale_weight * output.rationale_loss
-        return total
-
-    def _one(self, d: int, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        s, counts = self.settings, self.counts[d].to(logits.device)
-        if s.loss == "soft_label_kl":
-            return losses.soft_label_kl(logits, self.model.split(labels)[d], checked=True)
-        target = labels[:, d]
-        if not (target != IGNORED).any():
-            return logits.sum() * 0
-        weights = None
-        if s.class_weighting:
-            weights = (counts.sum() / len(counts) / counts) ** s.class_weighting
-        if s.loss == "cross_entropy":
-            return losses.cross_entropy(logits, target, weights, s.label_smoothing)
-        if s.loss == "focal":
-            return losses.focal(logits, target, s.focal_gamma, s.focal_alpha)
-        return losses.ldam(logits, target, counts.int().tolist(), s.ldam_margin, s.ldam_scale)
-
-
-def _rows(
-    examples: Sequence[Example],
-    dimensions: Sequence[Dimension],
-    reader: PairTokenizer,
-    settings: RaterSettings,
-) -> tuple[list[dict[str, Any]], int]:
-    """Tokens, level numbers and rationale marks per example; and how many could not be read."""
-    labels = label_matrix(examples, dimensions)
-    if settings.loss == "soft_label_kl":
-        targets = np.concatenate(
-            [_soft(labels[:, d], dimension) for d, dimension in enumerate(dimensions)], axis=1
-        ).astype(np.float32)
-    else:
-        targets = np.stack(
-            [_level_numbers(labels[:, d], dimension) for d, dimension in enumerate(dimensions)], 1
-        )
-    found = []
-    read = reader.rows([example.input for example in examples])
-    for example, row, target in zip(examples, read, targets, strict=True):
-        if row is None:
-            continue
-        item: dict[str, Any] = {"row": row, "labels": target}
-        if settings.rationale_weight:
-            item["rationales"] = np.stack(
-                [
-                    rationale_marks(
-                        row,
-                        example.input.response,
-                        example.rationales.get(dimension.name, ()),
-                        settings.lowercase,
-                    )
-                    if dimension.name in example.labels
-                    else np.full(len(row.offsets), IGNORED)
-                    for dimension in dimensions
-                ],
-                axis=1,
-            )
-        found.append(item)
-    return found, len(read) - len(found)
-
-
-def _level_numbers(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
-    levels = np.array(dimension.levels or ())
-    if dimension.kind == "interval" or not len(levels):
-        raise UserError(
-            f"dimension {dimension.name!r} is an interval, and this loss learns levels. Take mse, "
-            "mae, contrastive or a loss of story similarity."
-        )
-    numbers = np.full(len(labels), IGNORED)
-    for i, value in enumerate(labels):
-        if np.isnan(value):
-            continue
-        match = np.flatnonzero(levels == value)
-        if not len(match):
-            raise UserError(
-                f"dimension {dimension.name!r}: {value:g} is no level; known: "
-                f"{', '.join(f'{level:g}' for level in levels)}."
-            )
-        numbers[i] = match[0]
-    return numbers
-
-
-def _soft(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
-    """A label between two levels (a mean over annotators) as their mixture, shape (n, levels)."""
-    levels = np.array(dimension.levels or ())
-    if len(levels) < 2 or np.isnan(labels).any():
-        raise UserError(
-            f"dimension {dimension.name!r}: soft labels need levels and a label for every example."
-        )
-    if (outside := (labels < levels[0]) | (labels > levels[-1])).any():
-        raise UserError(
-            f"dimension {dimension.name!r}: the label {labels[np.argmax(outside)]:g} lies outside its "
-            f"levels, {levels[0]:g} to {levels[-1]:g}."
-        )
-    above = np.clip(np.searchsorted(levels, labels), 1, len(levels) - 1)
-    share = (labels - levels[above - 1]) / (levels[above] - levels[above - 1])
-    target = np.zeros((len(labels), len(levels)))
-    target[np.arange(len(labels)), above] = share
-    target[np.arange(len(labels)), above - 1] = 1 - share
-    return target
-
-
-def _collate(
-    items: Sequence[dict[str, Any]], reader: PairTokenizer, dimensions: int
-) -> dict[str, torch.Tensor]:
-    rows: list[Row] = [item["row"] for item in items]
-    batch = reader.batch(rows)
-    batch["labels"] = torch.from_numpy(np.stack([item["labels"] for item in items]))
-    if "rationales" in items[0]:
-        marks = torch.full((*batch["input_ids"].shape, dimensions), IGNORED)
-        for i, item in enumerate(items):
-            marks[i, slice(*item["row"].target)] = torch.from_numpy(item["rationales"])
-        batch["rationale_labels"] = marks
-    return batch
-
-
-def _counts(rows: Sequence[dict[str, Any]], classes: Sequence[int]) -> list[torch.Tensor]:
-    labels = np.stack([item["labels"] for item in rows])
-    if labels.dtype != np.int64:  # soft labels: no counts are needed
-        return [torch.ones(n) for n in classes]
-    return [
-        torch.tensor(np.bincount(column[column != IGNORED], minlength=n), dtype=torch.float)
-        for column, n in zip(labels.T, classes, strict=True)
-    ]
 
 
 def _optimizer(

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
 from empo.corpora.labelled import Example
-from empo.raters import training
+from empo.raters import targets, training
 from empo.raters.encoder_rater import EncoderRater
 from empo.raters.inputs import InputSettings, PairTokenizer
 from empo.raters.settings import RaterSettings
@@ -312,9 +312,9 @@ def test_nothing_is_marked_where_there_is_no_label(encoders: dict[str, Path]) ->
     reader = PairTokenizer(tokenizer, "cross_encoder", InputSettings(), 40)
     settings = RaterSettings(data="composed", rationale_weight=1.0)
     example = Example("1", "1", RatingInput("a", "b no c"), {"level": 0.0}, {"level": ("no",)})
-    items, _ = training._rows([example], [LEVEL, QUESTION], reader, settings)
+    items, _ = targets.training_rows([example], [LEVEL, QUESTION], reader, settings)
     np.testing.assert_array_equal(items[0]["rationales"].T, [[0, 1, 0], [-100, -100, -100]])
-    batch = training._collate(items, reader, 2)
+    batch = targets.collate(items, reader, 2)
     inside = batch["rationale_labels"][0, :, 0].tolist()
     assert inside == [-100, -100, -100, 0, 1, 0, -100]  # [CLS] a [SEP] b no c [SEP]
 
@@ -326,10 +326,10 @@ def test_class_weights_are_those_of_the_documentation(train: Train) -> None:
     logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
     labels = torch.tensor([[0], [2], [1]])
     for power, expected in ((1.0, [2.0, 1.0, 2 / 3]), (0.5, [2**0.5, 1.0, (2 / 3) ** 0.5])):
-        loss = training._Loss(
+        loss = targets.HeadLoss(
             RaterSettings(data="composed", class_weighting=power), rater.model, counts
         )
-        found = loss(training.PairOutput(logits=logits), labels)
+        found = loss(targets.PairOutput(logits=logits), labels)
         wanted = cross_entropy(logits, labels[:, 0], torch.tensor(expected))
         assert float(found) == pytest.approx(float(wanted))
 
@@ -421,4 +421,4 @@ def test_a_validation_part_may_be_one_hot_by_chance(train: Train) -> None:
     [(0.0, [1, 0, 0]), (0.25, [0.75, 0.25, 0]), (1.5, [0, 0.5, 0.5]), (2.0, [0, 0, 1])],
 )
 def test_a_label_between_two_levels_is_their_mixture(label: float, mixture: list[float]) -> None:
-    np.testing.assert_allclose(training._soft(np.array([label]), LEVEL), [mixture])
+    np.testing.assert_allclose(targets.soft_targets(np.array([label]), LEVEL), [mixture])

@@ -25,9 +25,11 @@ from empo.raters.settings import CLASS_LOSSES, RaterSettings
 from empo.raters.splits import Split, check_separate, splits, with_test
 from empo.rating import Dimension, RatingInput
 from empo.records import (
+    AGREEMENT_SCHEMA,
     RATER_RESULTS_SCHEMA,
     UserError,
     finite,
+    read_json,
     write_json,
     write_jsonl,
 )
@@ -93,6 +95,7 @@ def cross_validate(
     """
     corpus = suited(corpus, settings)
     test = None if test is None else suited(test, settings)
+    agreement = _agreement(settings.agreement)
     run = Run.start(output, "rater", {k: v for k, v in given.items() if k not in _VOLATILE})
     data = [part.facts() for part in (corpus, test) if part is not None]
     _, encoder = resolve_encoder(settings.encoder)
@@ -160,7 +163,7 @@ def cross_validate(
         ],
         "warnings": results["warnings"],
         "versions": results["versions"],
-        "agreement": None,
+        "agreement": agreement,
     }
     if not run.complete:  # a complete run is only read again
         write_json(output / "results.json", results)
@@ -274,3 +277,24 @@ def keep_rater(unit: Unit, output: Path, evidence: Mapping[str, Any]) -> None:
     shutil.copytree(source, output, dirs_exist_ok=True)
     attest(output, evidence)
     shutil.rmtree(source)
+
+
+def _agreement(path: str | None) -> dict[str, str] | None:
+    """Krippendorff's alpha per aspect, of a file that `empo agreement` wrote, in words."""
+    if path is None:
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("schema") != AGREEMENT_SCHEMA:
+        raise UserError(f"{path}: this is no agreement.json of the schema {AGREEMENT_SCHEMA!r}.")
+    shown = {}
+    for row in found["rows"]:
+        alpha = row["coefficients"]["alpha"]
+        if alpha["value"] is None:
+            continue
+        name = " ".join(filter(None, (row["aspect"], row["group"], row["setting"])))
+        bounds = " to ".join(f"{bound:.4f}" for bound in alpha["interval"] or ())
+        shown[name] = (
+            f"Krippendorff's alpha {alpha['value']:.4f} ({bounds or 'no interval'}), "
+            f"{row['items']:,} items, {row['raters']} annotators"
+        )
+    return shown

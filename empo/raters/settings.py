@@ -53,6 +53,9 @@ class RaterSettings:
     dimensions: list[str] | None = option(
         None, help="names of the dimensions to learn (default: those of the corpus, none derived)"
     )
+    agreement: str | None = option(
+        None, help="agreement.json made by `empo agreement`, for the card"
+    )
     licence: str = option("not stated", help="licence of the data, for the card")
     limit: int | None = option(None, help="use only N groups, drawn by split_seed")
     text: Literal["story", "summary"] = option("story", help="which text of a story pair is read")

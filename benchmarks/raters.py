@@ -3,7 +3,7 @@
     python benchmarks/raters.py --output raters.json
 
 Modes: a cross-encoder; a bi-encoder that embeds every text; a bi-encoder whose embeddings are kept
-(only its head runs); and any rater behind its cache on disk. Reported are medians with quartiles
+by text (they are looked up and its heads run); and any rater behind its cache on disk. Reported are medians with quartiles
 over the rounds, and ratios to the cross-encoder of the same round.
 """
 
@@ -14,12 +14,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from empo.records import write_json
 from empo.runs import now, versions
 from empo.settings import option, parse, run
+
+if TYPE_CHECKING:
+    import torch
+
+    from empo.raters.encoder_rater import EncoderRater
+    from empo.rating import RatingInput
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,12 +123,14 @@ def _modes(settings: Settings, folder: Path) -> tuple[dict[str, Callable[[], obj
     texts = [(e.context[-1].text, e.reply) for e in exchanges]
     pairs = [RatingInput(*texts[i % len(texts)]) for i in range(settings.pairs)]
     rows = raters["cross_encoder"].inputs.rows(pairs)
-    bi = raters["bi_encoder"].model.to(settings.device).eval()
-    kept = torch.randn(settings.pairs, bi.heads[0][1].in_features, device=settings.device)
+    kept = _embedded(raters["bi_encoder"], pairs)
+    bi = raters["bi_encoder"].model
 
-    def heads() -> torch.Tensor:
+    def heads() -> object:
         with torch.inference_mode():
-            return bi.classify(kept)
+            context = torch.stack([kept[pair.context] for pair in pairs])
+            response = torch.stack([kept[pair.response] for pair in pairs])
+            return bi.classify(torch.cat([context, response], dim=-1)).cpu().numpy()
 
     cached = CachedRater(raters["cross_encoder"], folder / "ratings.sqlite")
     size = settings.batch_size
@@ -132,6 +141,21 @@ def _modes(settings: Settings, folder: Path) -> tuple[dict[str, Callable[[], obj
         "cache on disk": lambda: cached.score(pairs, batch_size=size),
     }
     return modes, float(np.mean([row.length for row in rows if row is not None]))
+
+
+def _embedded(rater: EncoderRater, pairs: Sequence[RatingInput]) -> dict[str, torch.Tensor]:
+    """The vector of every text, as the rater reads it."""
+    import torch
+
+    kept: dict[str, torch.Tensor] = {}
+    model = rater.model.to(rater.device).eval()
+    with torch.inference_mode():
+        for pair, row in zip(pairs, rater.inputs.rows(pairs), strict=True):
+            for text, ids in ((pair.context, row.context_ids), (pair.response, row.ids)):
+                if text not in kept:
+                    tensors = (part.to(rater.device) for part in rater.inputs.single([ids]))
+                    kept[text] = model.embed(*tensors)[0]
+    return kept
 
 
 def _quartiles(values: np.ndarray) -> dict[str, float]:

@@ -43,7 +43,18 @@ class RateSettings:
 
     def problems(self) -> list[str]:
         """What cannot work."""
-        return [] if self.batch_size > 0 else [f"--batch-size: {self.batch_size} is too small."]
+        found = [] if self.batch_size > 0 else [f"--batch-size: {self.batch_size} is too small."]
+        written = {Path(name).resolve() for name in (self.output, manifest_of(self.output))}
+        if Path(self.input).resolve() in written:
+            found.append(
+                f"--output: {self.output} would be written over the input; choose another one."
+            )
+        return found
+
+
+def manifest_of(output: str) -> str:
+    """Path of the manifest of a file of ratings."""
+    return f"{output}.manifest.json"
 
 
 def rate_command(argv: Sequence[str]) -> int:
@@ -76,7 +87,7 @@ def rate_command(argv: Sequence[str]) -> int:
         "response_truncated": int(ratings.response_truncated.sum()),
     }
     write_json(
-        f"{settings.output}.manifest.json",
+        manifest_of(settings.output),
         {
             "schema": RATINGS_SCHEMA,
             "created": now(),
@@ -113,7 +124,11 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[RatingInput]]:
         response = row.get("response")
         if not isinstance(response, str):
             raise UserError(f"{where}, field 'response': a text is expected, not {response!r}.")
-        context = row.get("context", "")
+        if "context" not in row:
+            raise UserError(
+                f"{where}, field 'context': missing. For a response to nothing write an empty text."
+            )
+        context = row["context"]
         if not isinstance(context, str):
             context = _turns(context, f"{where}, field 'context'")
         following = _turns(row.get("following", []), f"{where}, field 'following'")

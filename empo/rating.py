@@ -112,8 +112,20 @@ class Ratings:
         warnings: Sequence[str] = (),
         **flags: Any,
     ) -> Ratings:
-        """Ratings whose flags are all clear unless given; `scores` is anything of shape (n, D)."""
-        scores = np.asarray(scores, dtype=float).reshape(-1, len(dimensions))
+        """Ratings whose flags are all clear unless given.
+
+        `scores` is anything of shape (n, D), or (n,) where D is 1. Raises UserError for another
+        shape: turned round, scores would stand at the wrong inputs.
+        """
+        scores = np.asarray(scores, dtype=float)
+        shape, width = scores.shape, len(dimensions)
+        if shape == (0,) or (scores.ndim == 1 and width == 1):
+            scores = scores.reshape(len(scores), width)
+        if scores.ndim != 2 or scores.shape[1] != width:
+            raise UserError(
+                f"scores of shape {shape} for {width} dimensions: the shape (n, {width}) is "
+                f"expected, a row per input. ({signature})"
+            )
         n = len(scores)
         clear = {"truncated": np.zeros(n, bool), "response_truncated": np.zeros(n, bool)}
         clear |= {"parse_failed": np.zeros(n, bool)}

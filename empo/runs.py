@@ -62,9 +62,15 @@ class Run:
         if manifest.is_file():
             run = cls(folder, read_json(manifest))
             differences = _differences(run.facts, command, settings)
-            begun = any(folder.glob("checkpoint-*")) or (folder / "units").is_dir()
-            trained = begun or run.complete
-            if differences and not trained:  # it stopped before there was anything to lose
+            trained = run.complete or any(
+                any(found)
+                for found in (
+                    folder.glob("checkpoint-*"),
+                    (folder / "units").rglob("checkpoint-*"),
+                    (folder / "units").rglob("unit.json"),
+                )
+            )
+            if not trained:  # it stopped before there was anything to lose
                 return cls(folder, _new_facts(command, settings))
             if differences:
                 raise UserError(

@@ -13,12 +13,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.raters.settings import RaterSettings, unfit
 from empo.records import UserError, write_json, write_text
 from empo.settings import run
+
+if TYPE_CHECKING:
+    from empo.corpora.labelled import LabelledCorpus
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,15 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from empo.corpora.examples import load_labelled
     from empo.raters.training import trainer_arguments
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    options = {"text": settings.text} if settings.text != "story" else {}
-    options |= {"dimensions": settings.definitions} if settings.definitions else {}
-    corpus = load_labelled(settings.data, settings.schema, **options)
-    test = settings.test and load_labelled(settings.test, settings.schema, **options)
+    corpus, test = corpora(settings)
     print(corpus.summary())
     arguments = trainer_arguments(given, args)
     output = Path(args.output_dir)
@@ -54,6 +53,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nrater in {output}: {output / 'README.md'}, {output / 'results.json'}")
         return 0
     return _grid(settings, given, arguments, corpus, test, output)
+
+
+def corpora(settings: RaterSettings) -> tuple[LabelledCorpus, LabelledCorpus | None]:
+    """The corpus to learn from, with as many turns as the rater reads, and the one held out."""
+    from empo.corpora.examples import load_labelled, options_of
+    from empo.corpora.stories import check_apart
+
+    options = {"text": settings.text} if settings.text != "story" else {}
+    options |= {"definitions": settings.definitions} if settings.definitions else {}
+    window = {"before": settings.turns, "after": settings.following}
+    taken = options_of(settings.data, settings.schema)
+    options |= {name: turns for name, turns in window.items() if name in taken}
+    corpus = load_labelled(settings.data, settings.schema, **options)
+    if settings.test is None:
+        return corpus, None
+    test = load_labelled(settings.test, settings.schema, **options)
+    if corpus.symmetric:
+        check_apart(corpus, test)
+    return corpus, test
 
 
 def _train(
@@ -84,6 +102,7 @@ def _grid(
     output: Path,
 ) -> int:
     """Every architecture with every loss, each a rater of its own, and one table."""
+    from empo.raters.losses import UnsuitedLabels
     from empo.reporting.raters import grid_table
 
     entries: list[dict[str, Any]] = []
@@ -99,13 +118,13 @@ def _grid(
             try:
                 results = _train(
                     dataclasses.replace(settings, **chosen, **single),
-                    given | chosen,
+                    {key: value for key, value in given.items() if key not in single} | chosen,
                     arguments,
                     corpus,
                     test,
                     output / f"{architecture}-{loss}",
                 )
-            except UserError as error:  # a loss that the labels do not suit; the others still run
+            except UnsuitedLabels as error:  # the other losses still run
                 not_run.append({**chosen, "reason": str(error)})
                 print(f"not run: {error}")
                 continue
@@ -114,7 +133,7 @@ def _grid(
     if not entries:
         raise UserError("no combination of the grid could run; the reasons stand above.")
     write_json(output / "grid.json", {"entries": entries, "not_run": not_run})
-    text = grid_table(entries, not_run)
+    text = grid_table(entries, not_run, corpus.schema)
     write_text(output / "grid.md", text)
     print(f"\n{text}\n{output / 'grid.md'}")
     return 0

@@ -17,7 +17,7 @@ FLOORS = {
     2: {"preferences", "prompts", "corpora", "models"},
     3: {"alignment", "generation", "metrics", "raters"},
     4: {"reporting", "survey"},
-    5: {"recipes", "eval", "cli", "chat", "demo", "preview", "rate"},
+    5: {"recipes", "eval", "cli", "chat", "demo", "preview", "rate", "agree"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 OPEN_ON_FLOOR_1 = {"records", "dialogues"}

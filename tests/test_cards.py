@@ -13,6 +13,11 @@ def score(value, **further):
     return {"value": value, "sd_seeds": 0.011, "interval": [value - 0.1, value + 0.1]} | further
 
 
+def above(value, **further):
+    found = score(value, **further)
+    return {"difference": found.pop("value")} | found
+
+
 NONE = {"value": None, "sd_seeds": None, "interval": None}
 
 
@@ -31,7 +36,7 @@ FACTS = {
         {"name": "event", "low": -2.0, "high": 4.0, "kind": "interval", "levels": None},
     ],
     "data": {
-        "source": "judged.jsonl",
+        "source": "/somewhere/private/judged.jsonl",
         "schema": "examples",
         "examples": 1040,
         "groups": 520,
@@ -43,9 +48,10 @@ FACTS = {
         "group": "inputs of one seeker stay together",
         "folds": 5,
         "split_seed": 3,
+        "inner_validation_by": "group",
         "sizes": [{"train": 800, "validation": 40, "test": 200}],
     },
-    "settings": {"encoder": "minilm", "max_length": 64},
+    "settings": {"encoder": "minilm", "max_length": 64, "data": "judged.jsonl"},
     "seeds": [1, 2, 3],
     "evaluation": {
         "n": 40,
@@ -62,6 +68,7 @@ FACTS = {
                     "rater": predictor(0.71, 0.72, 0.73, 0.74, 0.75, 0.76),
                     "constant": predictor(0.41, 0.42, 0.43, 0, 0, 0),
                 },
+                "differences": {"constant": {"macro_f1": above(0.3)}, "length": None},
                 "calibration": {"ece": score(0.055)},
                 "length_correlation": {
                     "rater": {"spearman": score(0.31)},
@@ -80,11 +87,25 @@ FACTS = {
                         "spearman": NONE,
                     },
                 },
+                "differences": {
+                    "constant": {"mse": above(-0.1)},
+                    "length": {"mse": above(0.25, sd_seeds=None)},
+                },
                 "calibration": None,
                 "length_correlation": {
                     "rater": {"spearman": score(0.1, sd_seeds=None)},
                     "gold": {"spearman": score(0.2)},
                 },
+            },
+        },
+        "mean": {
+            "classes": {
+                "dimensions": ["warmth", "tact"],
+                "differences": {"constant": {"macro_f1": above(0.4)}},
+            },
+            "interval": {
+                "dimensions": ["event"],
+                "differences": {"constant": {"mse": above(0.77)}},
             },
         },
     },
@@ -121,7 +142,14 @@ def test_header_is_that_of_the_hub():
         "| event | interval | -2 to 4 | any value |",
         "1,040 examples in 520 groups, 3 left out",
         "licence of the data: research only",
-        "inputs of one seeker stay together; folds 5, seed 3 (train 800, validation 40, test 200)",
+        "# warm\n\nScores what annotators saw in texts like those below.\n\n**Not for clinical use",
+        "- judged.jsonl [examples]",
+        "inputs of one seeker stay together; folds 5, seed 3 (train 800, validation 40, test 200); "
+        "the epoch was chosen on an inner validation part, drawn by group\n",
+        "| warmth | rater against constant | macro F1 | 40 | 0.300 ± 0.011 [0.200, 0.400] |",
+        "| event | rater against constant | MSE | 38 | -0.100 ± 0.011 [-0.200, 0.000] |",
+        "| event | rater against length | MSE | 38 | 0.250 [0.150, 0.350] |",
+        "| mean over warmth, tact | rater against constant | macro F1 | 40 | 0.400 ± 0.011 [",
         "labels of warmth: 0: 700, 1: 340",
         "n = 40 inputs in 20 groups, seeds 1, 2, 3:",
         "Bootstrap.",
@@ -143,6 +171,70 @@ def test_header_is_that_of_the_hub():
 )
 def test_the_card_says(said):
     assert said in rater_card(FACTS)
+
+
+def test_the_mean_over_one_dimension_says_nothing_new():
+    assert "mean over event" not in rater_card(FACTS)
+
+
+def test_no_folder_of_the_machine_is_named():
+    settings = {"data": "/somewhere/private/judged.jsonl", "test": ["/somewhere/b/t.jsonl"]}
+    settings |= {"encoder": "/somewhere/encoders/tiny"}
+    encoder = {"name": "tiny", "identity": "0123abc"}
+    text = rater_card(FACTS | {"settings": settings, "encoder": encoder})
+    assert "/somewhere" not in text
+    shown = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert shown == {"data": "judged.jsonl", "test": ["t.jsonl"], "encoder": "tiny"}
+    assert "Encoder: tiny (0123abc)." in text
+
+
+def test_every_corpus_has_its_line_and_labels():
+    other = {
+        **FACTS["data"],
+        "source": "/x/more.jsonl",
+        "groups": 7,
+        "labels": {"warmth": {"1": 3}},
+    }
+    text = rater_card(FACTS | {"corpora": [FACTS["data"], other]})
+    assert "- judged.jsonl [examples]: 1,040 examples in 520 groups" in text
+    assert "- more.jsonl [examples]: 1,040 examples in 7 groups" in text
+    assert "- labels of warmth in more.jsonl: 1: 3" in text
+
+
+def test_one_seed_has_no_deviation_over_seeds():
+    text = rater_card(FACTS | {"seeds": [4]})
+    assert "groups, seed 4: value, and in brackets its interval. Bootstrap." in text
+    assert "over seeds" not in text
+
+
+def test_a_note_on_the_labels_stands_in_place_of_annotators():
+    text = rater_card(FACTS | {"note": "The labels are those of another rater."})
+    assert "# warm\n\nThe labels are those of another rater.\n\n**Not for clinical use" in text
+    assert "annotators saw" not in text
+
+
+def test_the_scale_of_the_labels_stands_beside_that_of_the_scores():
+    labels = [{"name": "event", "low": 1.0, "high": 4.0, "kind": "interval", "levels": None}]
+    text = rater_card(FACTS | {"label_dimensions": labels})
+    assert "| dimension | kind | range | levels | range of the labels |" in text
+    assert "| event | interval | -2 to 4 | any value | 1 to 4 |" in text
+
+
+def test_probabilities_stand_beside_the_levels():
+    (sample,) = FACTS["golden"]
+    sample = sample | {"probabilities": {"warmth": [0.25, 0.75], "event": None}}
+    text = rater_card(FACTS | {"golden": [sample]})
+    assert "| Oh no! | 1.0000 (0: 0.2500, 1: 0.7500) | — |" in text
+
+
+def test_without_baselines_the_card_says_that_nothing_is_shown():
+    facts = copy.deepcopy(FACTS)
+    for entry in (
+        *facts["evaluation"]["dimensions"].values(),
+        *facts["evaluation"]["mean"].values(),
+    ):
+        entry["differences"] = {"constant": None}
+    assert "No baseline could be fitted" in rater_card(facts)
 
 
 def test_long_label_tables_are_left_out():

@@ -12,7 +12,7 @@ import pytest
 from empo.rate import rate_command, read_pairs
 from empo.raters.classifier import PairClassifier, PairClassifierConfig
 from empo.raters.encoder_rater import EncoderRater, rater_config
-from empo.raters.encoders import load_encoder
+from empo.raters.encoders import load_encoder, resolve_encoder
 from empo.raters.inputs import InputSettings
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError, read_json, read_jsonl
@@ -115,6 +115,8 @@ def test_a_second_call_answers_from_the_cache_without_loading_the_weights(
     ("line", "text"),
     [
         ({"context": "x"}, r"line 1, field 'response': a text is expected, not None"),
+        ({"response": "x"}, r"line 1, field 'context': missing\. For a response to nothing write"),
+        ({"context": None, "response": "x"}, r"'context': a text or a list of messages"),
         ({"context": 3, "response": "x"}, r"field 'context': a text or a list of messages"),
         ({"context": [{"role": "bot", "content": "x"}], "response": "x"}, "needs role"),
         ({"context": [{"role": "user"}], "response": "x"}, "and content"),
@@ -126,6 +128,46 @@ def test_a_bad_line_is_named(tmp_path: Path, line: dict, text: str) -> None:
     path.write_text(json.dumps(line) + "\n")
     with pytest.raises(UserError, match=text):
         read_pairs(path)
+
+
+def test_an_empty_context_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"context": "", "response": "x"}\n')
+    assert read_pairs(path) == (["1"], [RatingInput("", "x")])
+
+
+def test_the_input_is_never_written_over(
+    folder: Path, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lines.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(lines)
+    monkeypatch.chdir(tmp_path)
+    for output in (lines, Path("pairs.jsonl"), tmp_path / "link.jsonl"):
+        with pytest.raises(UserError, match="would be written over the input; choose another one"):
+            rate(folder, lines, output)
+    manifest = tmp_path / "ratings.jsonl.manifest.json"
+    manifest.write_bytes(before)
+    with pytest.raises(UserError, match="would be written over the input"):
+        rate(folder, manifest, tmp_path / "ratings.jsonl")
+    assert lines.read_bytes() == manifest.read_bytes() == before
+
+
+def test_a_second_call_on_many_lines_answers_from_the_cache_only(tmp_path: Path) -> None:
+    encoder, tokenizer = load_encoder(resolve_encoder("minilm")[0])
+    model = PairClassifier.from_encoder(encoder, PairClassifierConfig(classes=[3]))
+    dimensions = [Dimension("warm", 0, 2, "ordinal", (0.0, 1.0, 2.0))]
+    config = rater_config("packaged", dimensions, InputSettings())
+    EncoderRater(model, tokenizer, config, weights="").save(tmp_path / "packaged")
+    lines = tmp_path / "many.jsonl"
+    rows = [{"context": f"I lost job {i}.", "response": "How did it go?"} for i in range(300)]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = rate(tmp_path / "packaged", lines, tmp_path / "one.jsonl")
+    second = rate(tmp_path / "packaged", lines, tmp_path / "two.jsonl")
+    assert first == second and len(first) == 300
+    hits = [
+        read_json(tmp_path / f"{name}.jsonl.manifest.json")["counts"] for name in ("one", "two")
+    ]
+    assert [counts["from_cache"] for counts in hits] == [0, 300]
 
 
 def test_a_folder_that_is_no_rater(lines: Path, tmp_path: Path) -> None:

@@ -60,10 +60,32 @@ def test_a_run_that_trained_nothing_yet_gives_way_to_other_settings(tmp_path: Pa
     assert Run.start(tmp_path, "sft", {"limit": 5}).facts["settings"] == {"limit": 5}
 
 
+@pytest.mark.parametrize("left", ["units", "units/seed-1/fold-0", "units/seed-1/fold-0/empathy"])
+def test_units_that_hold_nothing_are_nothing_to_lose(tmp_path: Path, left: str) -> None:
+    run = Run.start(tmp_path, "rater", SETTINGS)
+    run.check_identity({"data": ["with a fault"]})
+    run.save()
+    (tmp_path / left).mkdir(parents=True)
+    assert Run.start(tmp_path, "rater", {"limit": 5}).facts["settings"] == {"limit": 5}
+    Run.start(tmp_path, "rater", SETTINGS).check_identity({"data": ["mended"]})
+
+
+@pytest.mark.parametrize(
+    "left", ["units/seed-1/fold-0/unit.json", "units/seed-1/fold-0/empathy/checkpoint-3/a"]
+)
+def test_a_unit_or_its_checkpoint_is_something_to_lose(tmp_path: Path, left: str) -> None:
+    Run.start(tmp_path, "rater", SETTINGS).save()
+    (tmp_path / left).parent.mkdir(parents=True)
+    (tmp_path / left).write_text("{}")
+    with pytest.raises(UserError, match="already holds another run"):
+        Run.start(tmp_path, "rater", {"limit": 5})
+
+
 def test_a_run_on_other_data_or_processes_is_refused(tmp_path: Path) -> None:
     run = Run.start(tmp_path, "sft", SETTINGS)
     run.check_identity({"processes": 1, "data": ["a"]})
     run.save()
+    (tmp_path / "checkpoint-1").mkdir()
     again = Run.start(tmp_path, "sft", SETTINGS)
     again.check_identity({"processes": 1, "data": ["a"]})
     with pytest.raises(UserError, match=r"processes: 1 there, 2 now\n  - data: \['a'\] there"):

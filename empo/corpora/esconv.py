@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.corpora import Rejection
-from empo.corpora.labelled import Example, LabelledCorpus
+from empo.corpora.labelled import Example, LabelledCorpus, group_of
 from empo.corpora.windows import window
 from empo.dialogues import Role, Turn
 from empo.rating import Dimension
@@ -68,7 +68,7 @@ def read_esconv(
     a blank, so a turn can have several strategies; a turn whose only strategy is Others has none
     and stays. The window holds up to `before` merged turns before the target and up to `after`
     after it (seeker = user, supporter = assistant). `stages` adds three derived yes/no dimensions,
-    see STAGES. The group is the dialogue: file name and line.
+    see STAGES. The group is the dialogue, named by its text (`group_of`).
 
     Rejected: dialogues with an empty turn or without a supporter turn. `rows` are dialogues.
 
@@ -84,12 +84,13 @@ def read_esconv(
     for path in paths:
         for line, row in read_jsonl(path):
             rows += 1
-            group = f"{path.stem}:{line}"
+            name = f"{path.stem}:{line}"
             utterances = _merged(row, f"{path}, line {line}", counts)
             if isinstance(utterances, str):
-                rejected.append(Rejection(group, utterances, f"{path.name} line {line}"))
+                rejected.append(Rejection(name, utterances, f"{path.name} line {line}"))
                 continue
             turns = [Turn(u.role, " ".join(u.texts)) for u in utterances]
+            group = group_of(turn.text for turn in turns)
             for place, utterance in enumerate(utterances):
                 if utterance.role != "assistant":
                     continue
@@ -99,7 +100,7 @@ def read_esconv(
                 present = used | {name for name, members in STAGES.items() if used & set(members)}
                 labels = {name: float(name in present) for name in names}
                 target = window(turns, place, before, after)
-                examples.append(Example(f"{group}:{place + 1}", group, target, labels))
+                examples.append(Example(f"{name}:{place + 1}", group, target, labels))
     return LabelledCorpus(
         str(source),
         "esconv",

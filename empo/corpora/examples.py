@@ -59,18 +59,19 @@ class _Line(Strict):
     labels: dict[str, FiniteFloat]
 
 
-def read_examples(path: str | Path, dimensions: str | Path | None = None) -> LabelledCorpus:
+def read_examples(path: str | Path, definitions: str | Path | None = None) -> LabelledCorpus:
     """Judged examples of one's own, one JSON object per line, see the head of this module.
 
-    `dimensions` is a YAML file that says what the labels mean (`load_dimensions`). Without it they are inferred:
-    ordinal with the values that occur as levels if there are at most MOST_LEVELS of them, else
-    interval over the range that occurs; `counts` says how many were inferred. A level that nobody
-    used is then unknown, so give the file where you can. Rejected: an empty response, no label.
+    `definitions` is a YAML file that says what the labels mean (`load_dimensions`). Without it they
+    are inferred: ordinal with the values that occur as levels if there are at most MOST_LEVELS of
+    them, else interval over the range that occurs; `counts` says how many were inferred. A level
+    that nobody used is then unknown, so give the file where you can. Rejected: an empty response, no
+    label.
 
     Raises UserError naming line and field for a missing, unknown or mistyped key, an id that stands
     there twice, a label that its dimension does not allow, a dimension with one value only.
     """
-    known = None if dimensions is None else load_dimensions(dimensions)
+    known = None if definitions is None else load_dimensions(definitions)
     examples: list[Example] = []
     rejected: list[Rejection] = []
     lines: dict[str, int] = {}
@@ -98,7 +99,7 @@ def read_examples(path: str | Path, dimensions: str | Path | None = None) -> Lab
         examples,
         rejected,
         len(lines),
-        [file_facts(file) for file in (path, dimensions) if file is not None],
+        [file_facts(file) for file in (path, definitions) if file is not None],
         {"dimensions inferred from the labels": 0 if known else len(dims)},
     )
 
@@ -119,31 +120,40 @@ def load_labelled(source: str | Path, schema: str | None = None, **options: Any)
     """Read a judged corpus; without `schema` it is told by what the file or folder looks like.
 
     `schema` is a key of SCHEMAS; `options` are those of its reader (`derived`, `split`, `before`,
-    `after`, `stages`, `text`, `definitions`, `dimensions`).
+    `after`, `stages`, `text`, `definitions`), see `options_of`.
 
     Raises UserError where nothing is there, the schema is unknown or cannot be told, an option is
     not the reader's, no example is usable, and what the reader raises.
     """
-    if schema is None:
-        schema = _schema_of(Path(source))
-    elif schema not in SCHEMAS:
-        raise UserError(f"schema {schema!r} is unknown. {_known()}")
-    reader = SCHEMAS[schema][0]
-    allowed = list(inspect.signature(reader).parameters)[1:]
+    schema = _schema_of(source, schema)
+    allowed = options_of(source, schema)
     for name in options:
         if name not in allowed:
             raise UserError(
                 f"{source}: the schema {schema!r} has no option {name!r}; "
                 f"it has: {', '.join(allowed) or 'none'}."
             )
-    corpus = reader(source, **options)
+    corpus = SCHEMAS[schema][0](source, **options)
     if not corpus.examples:
         raise UserError(f"{source}: no usable example.\n{corpus.summary()}")
     return corpus
 
 
-def _schema_of(source: Path) -> str:
-    """The schema that file or folder looks like."""
+def options_of(source: str | Path, schema: str | None = None) -> list[str]:
+    """Names of the options of the reader that `load_labelled` takes for this source.
+
+    Raises UserError where nothing is there, or the schema is unknown or cannot be told.
+    """
+    return list(inspect.signature(SCHEMAS[_schema_of(source, schema)][0]).parameters)[1:]
+
+
+def _schema_of(source: str | Path, schema: str | None) -> str:
+    """The schema that was given, or the one that file or folder looks like."""
+    if schema is not None:
+        if schema not in SCHEMAS:
+            raise UserError(f"schema {schema!r} is unknown. {_known()}")
+        return schema
+    source = Path(source)
     if source.is_dir():
         looks = [path.name for path in sorted(source.iterdir()) if path.is_file()]
         if any(name in EPITOME_FILES.values() for name in looks):
@@ -205,7 +215,7 @@ def _inferred(path: str | Path, examples: list[Example]) -> tuple[Dimension, ...
         if len(found) < 2:
             raise UserError(
                 f"{path}: every label in {name!r} is {min(found):g}, so its range cannot be "
-                "inferred. Give a file with the dimensions (`dimensions`)."
+                "inferred. Give a file with the dimensions (`definitions`)."
             )
     return tuple(
         Dimension(name, min(found), max(found), "ordinal", tuple(sorted(found)))

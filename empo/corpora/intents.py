@@ -14,7 +14,7 @@ from typing import Any
 
 from empo.corpora import Rejection
 from empo.corpora.csv_rows import Row, read_csv
-from empo.corpora.labelled import Example, LabelledCorpus
+from empo.corpora.labelled import Example, LabelledCorpus, group_of
 from empo.corpora.windows import window
 from empo.dialogues import Role, Turn
 from empo.rating import Dimension
@@ -86,7 +86,7 @@ def read_intents(
     One row is one turn, in any order; `role` is customer or agent. One example per agent turn, yes
     (1) or no (0) per dimension of `definitions`, with up to `before` turns before it and up to
     `after` after it. Turns are not merged, for each has labels of its own. The group is the
-    dialogue. A dimension that neither rater judged is left out of the example and counted; what
+    dialogue, named by its text (`group_of`). A dimension that neither rater judged is left out of the example and counted; what
     stands in the columns of a customer's turn is not read, and counted. Rejected: dialogues with an
     empty text, agent turns without any label.
 
@@ -104,6 +104,7 @@ def read_intents(
             rejected.append(Rejection(dialogue, "empty text", f"line {empty[0]}"))
             continue
         sequence = [Turn(_ROLES[row.text("role")], row.text("text")) for _, row in turns]
+        group = group_of(turn.text for turn in sequence)
         for place, (number, row) in enumerate(turns):
             given = dict(_given(row, schema))
             if sequence[place].role == "user":
@@ -116,7 +117,7 @@ def read_intents(
             else:
                 labels = {dimension: schema.label(dimension, v) for dimension, v in given.items()}
                 target = window(sequence, place, before, after)
-                examples.append(Example(name, dialogue, target, labels))
+                examples.append(Example(name, group, target, labels))
     return LabelledCorpus(
         str(path),
         "intents",

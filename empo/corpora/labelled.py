@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from empo.corpora import Rejection
 from empo.rating import Dimension, RatingInput
+
+
+def group_of(texts: Iterable[str]) -> str:
+    """Name of a group by what it says, so that the same dialogue has one name in every file."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

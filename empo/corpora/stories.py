@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from empo.corpora import Rejection
 from empo.corpora.csv_rows import Row, read_csv
-from empo.corpora.labelled import Example, LabelledCorpus
+from empo.corpora.labelled import Example, LabelledCorpus, group_of
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError, file_facts
 
@@ -35,7 +34,8 @@ def read_stories(path: str | Path, text: str = "story") -> LabelledCorpus:
     """EmpathicStories pairs: 1 to 4 in steps of 0.5 for event, emotion, moral and empathy.
 
     `text` is "story" or "summary". The two texts are context and response. Pairs that share a story
-    directly or by way of other pairs have one group; in the published files nearly all pairs hang
+    directly or by way of other pairs have one group, named by the text of its first story in the
+    order of the alphabet; `check_apart` compares two corpora. In the published files nearly all hang
     together (`counts` gives the largest group), so such a file cannot be split by story and serves
     as a whole. A missing label is left out of the example and counted. Rejected: pairs with an
     empty text, or without any label.
@@ -76,7 +76,7 @@ def read_urdu(folder: str | Path) -> LabelledCorpus:
     """Roman-Urdu story pairs; event, emotion and empathy are the means of four people's scores.
 
     Row i of the annotation file belongs to row i of the stories. Rejected: pairs with an empty
-    text. See `urdu_annotations` for the scores of each person.
+    text. The agreement of the four: `empo agreement --wide 'Person_{rater}_{aspect}_score'`.
 
     Raises UserError for a missing file or column, another number of rows in the two files, a score
     that is missing or not one of STEPS.
@@ -105,27 +105,6 @@ def read_urdu(folder: str | Path) -> LabelledCorpus:
     )
 
 
-def urdu_annotations(folder: str | Path) -> list[dict[str, Any]]:
-    """The scores of the four people, tidy: one dict {item, rater, aspect, value} per score.
-
-    `item` is the id of the example in `read_urdu`, `rater` is Person_1 to Person_4.
-
-    Raises UserError like `read_urdu`.
-    """
-    stem = Path(URDU_STORIES).stem
-    return [
-        {
-            "item": f"{stem}:{number}",
-            "rater": f"Person_{person}",
-            "aspect": aspect,
-            "value": _score(row, person, aspect),
-        }
-        for number, row in enumerate(_urdu_rows(folder)[1], start=1)
-        for person in _PERSONS
-        for aspect in URDU_ASPECTS
-    ]
-
-
 def story_groups(pairs: Sequence[tuple[str, str]]) -> list[int]:
     """For each pair of stories the index of the first pair of its group.
 
@@ -144,6 +123,23 @@ def story_groups(pairs: Sequence[tuple[str, str]]) -> list[int]:
     component = connected_components(graph, directed=False)[1]
     first: dict[int, int] = {}
     return [first.setdefault(int(component[a]), place) for place, (a, _) in enumerate(ends)]
+
+
+def check_apart(train: LabelledCorpus, test: LabelledCorpus) -> None:
+    """Raise UserError where a text of one corpus of stories is also in the other.
+
+    The names of the groups do not show it where a file has only a part of a group.
+    """
+    here, there = (
+        {text for e in corpus.examples for text in (e.input.context, e.input.response)}
+        for corpus in (train, test)
+    )
+    if shared := sorted(here & there):
+        raise UserError(
+            f"{train.source}, {test.source}: texts of stories in both: {len(shared)}, the first "
+            f"{shared[0][:60]!r}. Scores on them would show memory, not rating: leave out the pairs "
+            "with them in one of the two."
+        )
 
 
 def _examples(
@@ -168,13 +164,17 @@ def _examples(
     a, b = _TEXTS["story"]
     pairs = [(rows[place].text(a), rows[place].text(b)) for place in used]
     groups = story_groups(pairs) if pairs else []
+    smallest: dict[int, str] = {}
+    for pair, group in zip(pairs, groups, strict=True):
+        smallest[group] = min(*pair, smallest.get(group, pair[0]))
+    names = {group: group_of([story]) for group, story in smallest.items()}
     counts["stories"] = len({story for pair in pairs for story in pair})
     counts["groups of pairs that share stories"] = len(set(groups))
     counts["pairs in the largest group"] = max(Counter(groups).values(), default=0)
     examples = [
         Example(
             f"{stem}:{place + 1}",
-            f"{stem}:{used[group] + 1}",
+            names[group],
             RatingInput(rows[place].text(columns[0]), rows[place].text(columns[1])),
             labels[place],
         )

@@ -31,7 +31,8 @@ def diff_epitome(
     """Mean squared difference (0..4) of the levels of response and reference, by mechanism.
 
     Both are rated with the last speaker turn as their only context; a level is the rater's score
-    (the most probable level). Values:
+    (the most probable level). A blank text expresses nothing: level 0 in every mechanism, whatever
+    the rater says. Values:
 
     - mean, its sd, interval and length_correlation: of the mean over the three mechanisms;
       emotional_reactions, interpretations, explorations: the metric of each; n: responses in it.
@@ -41,7 +42,10 @@ def diff_epitome(
       reference level; `drawn_from_reference` is what levels get that are drawn at random as often
       as the references have them. No draw is made: the expectation E(X - Y)^2 of two independent
       levels of one distribution is exactly twice its variance, here per mechanism.
+    - against_level_0, against_drawn: {difference, interval} of the metric minus that control, paired
+      by response; a system is shown to be below the control where the interval is below 0.
     - levels_sum and reference_levels_sum: the sum of the three levels (0..6).
+    - blank: responses without any text, counted as level 0.
     - unscored: responses left out because they (unscored_responses) or their reference
       (unscored_references) got a NaN in one of the mechanisms; parse_failed: responses whose own
       rating could not be read.
@@ -60,7 +64,8 @@ def diff_epitome(
     prompts = [r.prompt for r in responses] * 2
     pairs = [RatingInput(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     ratings = checked(rater.score(pairs, batch_size=batch_size), 2 * n)
-    levels = _levels(ratings, responses)
+    blank = np.array([not text.strip() for text in texts], dtype=bool)
+    levels = np.where(blank[:, None], 0.0, _levels(ratings, responses))
     own, human = levels[:n], levels[n:]
     own_known, human_known = (np.isfinite(side).all(axis=1) for side in (own, human))
     both = own_known & human_known
@@ -80,7 +85,8 @@ def diff_epitome(
         }
     references = human[both]
     centre = references.mean(axis=0) if len(references) else 0.0
-    drawn = _described(2 * (references - centre) ** 2, reference_lengths[both], seed)
+    expected = 2 * (references - centre) ** 2
+    drawn = _described(expected, reference_lengths[both], seed)
     for key in ("sd", "length_correlation"):
         drawn[key] = None
         drawn.setdefault("reasons", {})[key] = "an expectation: no draw is made that could spread"
@@ -90,8 +96,11 @@ def diff_epitome(
             "always_level_0": _described(references**2, reference_lengths[both], seed),
             "drawn_from_reference": drawn,
         },
+        "against_level_0": _against(squared[both], references**2, seed),
+        "against_drawn": _against(squared[both], expected, seed),
         "levels_sum": describe(own.sum(axis=1), lengths, seed),
         "reference_levels_sum": describe(human.sum(axis=1), reference_lengths, seed),
+        "blank": int(blank[:n].sum()),
         "unscored": int((~both).sum()),
         "unscored_responses": int((~own_known).sum()),
         "unscored_references": int((~human_known).sum()),
@@ -217,6 +226,17 @@ def _described(squared: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str,
         if not len(squared):
             described["reasons"][name] = "no response has this value"
     return described
+
+
+def _against(squared: np.ndarray, control: np.ndarray, seed: int) -> dict[str, Any]:
+    """Mean over responses of the metric minus a control's, both of shape (n, 3), and its interval."""
+    described = describe((squared - control).mean(axis=1), np.zeros(len(squared)), seed)
+    found = {"difference": described["mean"], "interval": described["interval"]}
+    reasons = described.get("reasons", {})
+    names = {"mean": "difference", "interval": "interval"}
+    if why := {names[key]: text for key, text in reasons.items() if key in names}:
+        found["reasons"] = why
+    return found
 
 
 def _share(flags: np.ndarray) -> float:

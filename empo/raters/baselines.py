@@ -1,6 +1,7 @@
 """What any rater must beat: a constant, and the lengths of the texts alone.
 
-Both are fitted on the training part of a split and predict for the held-out part, as a rater does.
+Both are fitted on all that is not held out (training and inner validation part of a split) and
+predict for the held-out part, as a rater does.
 Judged empathy rises with the length of a response, so a rater that does no better than the
 length-only baseline has learnt length.
 """
@@ -17,9 +18,9 @@ from empo.rating import Dimension, RatingInput
 from empo.records import UserError
 
 BASELINES = {
-    "constant": "the most frequent level, or the mean, of the training part",
+    "constant": "the most frequent level, or the mean, of all that is not held out",
     "length": "log characters and log words of the response, of both texts if they are alike: a "
-    "logistic regression over bins (class weights by macro F1 within the training part), or ridge",
+    "logistic regression over bins (class weights by inner macro F1), or ridge; fitted on all that is not held out",
 }
 
 _BINS = 8
@@ -37,8 +38,8 @@ def baseline_predictions(
 ) -> dict[str, np.ndarray]:
     """Predictions of both baselines for the held-out inputs: {"constant", "length"}, (m, D) each.
 
-    `train_labels` has shape (n, D), NaN = no label; a dimension without any label in the training
-    part gets NaN. `symmetric`: context and response are alike, so that both lengths count and
+    `train_labels` has shape (n, D), NaN = no label; a dimension without any label there gets
+    NaN. `symmetric`: context and response are alike, so that both lengths count and
     their order does not. Native units; the ridge's predictions are kept in the dimension's range.
     Deterministic.
 
@@ -76,12 +77,21 @@ def length_features(inputs: Sequence[RatingInput], symmetric: bool = False) -> n
     """
     rows = []
     for each in inputs:
-        texts = [each.response]
-        if symmetric:
-            texts.append("\n".join(turn.text for turn in each.turns))
-        sizes = sorted((len(text), len(text.split())) for text in texts)
+        sizes = sorted((len(text), len(text.split())) for text in _texts(each, symmetric))
         rows.append([size for pair in sizes for size in pair])
     return np.log1p(np.array(rows, dtype=float).reshape(len(rows), 4 if symmetric else 2))
+
+
+def characters(each: RatingInput, symmetric: bool = False) -> int:
+    """Characters of the response; of both texts together where they are alike."""
+    return sum(map(len, _texts(each, symmetric)))
+
+
+def _texts(each: RatingInput, symmetric: bool) -> list[str]:
+    """The texts whose length counts."""
+    if not symmetric:
+        return [each.response]
+    return [each.response, "\n".join(turn.text for turn in each.turns)]
 
 
 def from_length(
@@ -91,7 +101,7 @@ def from_length(
 
     A logistic regression alone mostly predicts the majority, which macro F1 punishes and a rater
     would beat too easily; so balanced class weights are taken where they raise macro F1 in cross
-    validation within the training part. The ridge's penalty is chosen by leaving one out, so that
+    validation within what is given. The ridge's penalty is chosen by leaving one out, so that
     it comes close to the mean where length says nothing.
     """
     from sklearn.linear_model import LogisticRegression, RidgeCV

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from empo.raters.encoders import UNLOADABLE, reason
 from empo.raters.losses import cross_entropy
 from empo.records import UserError
 
@@ -31,6 +32,9 @@ class PairClassifierConfig(PreTrainedConfig):
     `cross_encoder` (one sequence with both texts), `window` (one sequence of turns). `pooling` turns
     states into a vector: `first` token, `mean` over the response (over all tokens of a text that
     stands alone), or `both` side by side. `head`: `linear`, or `mlp` with one hidden layer.
+    `mask_context`: whether seeker attention leaves out the padding of the context. The published
+    classifiers attend to it; then `pad_context_to` is the length to which every context is padded,
+    so that the result does not depend on the batch.
     """
 
     model_type = "empo_pair_classifier"
@@ -45,8 +49,14 @@ class PairClassifierConfig(PreTrainedConfig):
         dropout: float = 0.1,
         rationales: bool = False,
         freeze_context_encoder: bool = False,
+        mask_context: bool = True,
+        pad_context_to: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if not mask_context and pad_context_to is None:
+            raise UserError(
+                "mask_context: false needs pad_context_to; else the scores depend on the batch."
+            )
         self.encoder = encoder
         self.architecture = architecture
         self.classes = classes or []
@@ -55,6 +65,8 @@ class PairClassifierConfig(PreTrainedConfig):
         self.dropout = dropout
         self.rationales = rationales
         self.freeze_context_encoder = freeze_context_encoder
+        self.mask_context = mask_context
+        self.pad_context_to = pad_context_to
         super().__init__(**kwargs)
 
 
@@ -139,12 +151,10 @@ class PairClassifier(PreTrainedModel):
             return PairOutput(logits=self.classify(torch.cat([context, response], dim=-1)))
         states = self._states(self.encoder, input_ids, attention_mask, token_type_ids)
         if self.config.architecture == "seeker_attention":
-            context = self._states(
-                self.context_encoder, context_input_ids, context_attention_mask, None
-            )
-            attended, _ = self.attention(
-                states, context, context, key_padding_mask=context_attention_mask == 0
-            )
+            ids, mask = self._padded(context_input_ids, context_attention_mask)
+            context = self._states(self.context_encoder, ids, mask, None)
+            left_out = mask == 0 if self.config.mask_context else None
+            attended, _ = self.attention(states, context, context, key_padding_mask=left_out)
             states = states + self.dropout(attended)
         output = PairOutput(logits=self.classify(self._pool(states, target_mask)))
         if rationale_labels is not None:
@@ -165,6 +175,13 @@ class PairClassifier(PreTrainedModel):
     def split(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits per dimension, (n, classes) each."""
         return logits.split(self.config.classes, dim=-1)
+
+    def _padded(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of the context, padded to `pad_context_to` where that is set."""
+        missing = max(0, (self.config.pad_context_to or 0) - ids.shape[1])
+        padding = self.context_encoder.config.pad_token_id or 0
+        pad = nn.functional.pad
+        return pad(ids, (0, missing), value=padding), pad(mask, (0, missing))
 
     @property
     def _typed(self) -> bool:
@@ -203,7 +220,8 @@ class PairClassifier(PreTrainedModel):
     def load(cls, folder: str | Path) -> PairClassifier:
         """The classifier saved in a folder, exactly as it was saved.
 
-        Raises UserError where weights are missing, surplus, of another size, or no safetensors.
+        Raises UserError where weights are missing, surplus, of another size, damaged, or no
+        safetensors, or config.json does not describe a classifier.
         """
         try:
             model, report = cls.from_pretrained(
@@ -213,9 +231,9 @@ class PairClassifier(PreTrainedModel):
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (UserError, *UNLOADABLE) as error:
             raise UserError(
-                f"{folder}: the classifier cannot be loaded ({' '.join(str(error).split())[:400]})."
+                f"{folder}: the classifier cannot be loaded ({reason(error)})."
             ) from None
         wrong = {name: sorted(map(str, keys)) for name, keys in report.items() if keys}
         if wrong:
@@ -229,14 +247,14 @@ class PairClassifier(PreTrainedModel):
 
 def _encoder(config: dict[str, Any] | None) -> nn.Module:
     """An encoder of this configuration without weights; decoders are left out."""
-    if config is None:
-        raise UserError("the configuration of the classifier names no encoder.")
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError("config.json: the classifier's encoder has no model_type.")
     options = {key: value for key, value in config.items() if key != "model_type"}
     built = AutoConfig.for_model(config["model_type"], **options)
     # the encoder of an encoder-decoder says in its configuration that it is none
     encodes = type(built) in MODEL_FOR_TEXT_ENCODING_MAPPING
     auto = AutoModelForTextEncoding if encodes else AutoModel
-    encoder = auto.from_config(built)
+    encoder = auto.from_config(built, trust_remote_code=False)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # no loss reaches it
     return encoder

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from empo.corpora.labelled import Example, LabelledCorpus
-from empo.raters.baselines import BASELINES, baseline_predictions
+from empo.raters.baselines import BASELINES, baseline_predictions, characters
 from empo.raters.evaluation import evaluate_predictions, paired
 from empo.raters.measures import Severe
 from empo.raters.predictions import Predictions, drawn_units, task
 from empo.raters.splits import label_matrix
 from empo.rating import Dimension, Rater, checked
-from empo.records import RATER_RESULTS_SCHEMA, UserError
+from empo.records import RATER_RESULTS_SCHEMA, UserError, read_json
 from empo.runs import now, versions
 
 SIMILARITY = "similarity"
@@ -40,12 +42,15 @@ def compare_raters(
     seed: int = 0,
     threshold: float | None = None,
     severe: Severe = "both",
+    folders: Mapping[str, str | Path] | None = None,
 ) -> dict[str, Any]:
     """The content of rater.json: every rater evaluated on the corpus, and all pairs of raters.
 
     A rater is measured in the dimensions that it shares with the labels (`dimensions` narrows
-    them); one whose single dimension is `similarity` in every label. `limit` takes the first examples only. A dimension asked for by name that a rater does not have stands
-    in `not_run`.
+    them); one whose single dimension is `similarity` in every label. `limit` takes that many
+    examples, drawn by `seed`. A dimension asked for by name that a rater does not have stands in
+    `not_run`; two raters that were not compared in a dimension, with the reason, in `not_compared`.
+    `folders` are those of the raters by name: one that was trained on the input gets a warning.
 
     Raises UserError where a rater shares nothing with the labels, or a label is none of its levels.
     """
@@ -55,9 +60,9 @@ def compare_raters(
             f"dimensions: {', '.join(unknown)} is no label of {corpus.source}; it has: "
             f"{', '.join(labels)}."
         )
-    examples = corpus.examples[:limit]
+    examples = _drawn(corpus.examples, limit, seed)
     if not examples:
-        raise UserError(f"{corpus.source}: no example to evaluate on. Raise the limit.")
+        raise UserError(f"{corpus.source}: no example to evaluate on.")
     names = [name for name in labels if name in (dimensions or labels)]
     inputs = [example.input for example in examples]
     folds, unit = _folds(examples, seed)
@@ -80,7 +85,7 @@ def compare_raters(
             gold=label_matrix(examples, own),
             scores=ratings.scores[:, list(columns.values())],
             groups=np.array([example.group for example in examples]),
-            lengths=np.array([_characters(example, corpus.symmetric) for example in examples]),
+            lengths=np.array([characters(each, corpus.symmetric) for each in inputs]),
             folds=folds,
             probabilities=[
                 ratings.probabilities[c] if rater.dimensions[c] == dimension else None
@@ -96,7 +101,11 @@ def compare_raters(
         measured[rater_name] = (own, predictions)
         entries[rater_name] = {
             "signature": ratings.signature,
-            "warnings": [*ratings.warnings, *_units(rater, columns, own)],
+            "warnings": [
+                *ratings.warnings,
+                *_memory(rater_name, (folders or {}).get(rater_name), corpus),
+                *_units(rater, columns, own),
+            ],
             "dimensions": [dimension.facts() for dimension in rater.dimensions],
             "measured_in": {name: rater.dimensions[c].name for name, c in columns.items()},
             "unlabelled": [d.name for d in _unused(rater, columns)],
@@ -105,6 +114,12 @@ def compare_raters(
                 predictions, own, seed, threshold=threshold, severe=severe
             ),
         }
+    comparisons: list[dict[str, Any]] = []
+    not_compared: list[dict[str, str]] = []
+    for a, b in combinations(measured, 2):
+        found, reasons = compared(measured[a], measured[b], seed, threshold)
+        comparisons += [{"a": a, "b": b} | found] if found else []
+        not_compared += [{"a": a, "b": b} | reason for reason in reasons]
     return {
         "schema": RATER_RESULTS_SCHEMA,
         "created": now(),
@@ -116,13 +131,38 @@ def compare_raters(
         if folds.any()
         else "not fitted: that needs two inputs.",
         "raters": entries,
-        "comparisons": [
-            {"a": a, "b": b} | comparison
-            for a, b in combinations(measured, 2)
-            if (comparison := _paired(*measured[a], *measured[b], seed, threshold))
-        ],
+        "comparisons": comparisons,
+        "not_compared": not_compared,
         "not_run": not_run,
     }
+
+
+def _drawn(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
+    """`limit` examples drawn by `seed`, in their order; a file is often sorted."""
+    if limit is None or limit >= len(examples):
+        return list(examples)
+    return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), limit))]
+
+
+def _memory(name: str, folder: str | Path | None, corpus: LabelledCorpus) -> Iterator[str]:
+    """A warning where the run of the rater read a file of this corpus to train on."""
+    run = None if folder is None else Path(folder) / "run.json"
+    if run is None or not run.is_file():
+        return
+    facts = read_json(run)
+    data = facts.get("data", [])
+    if facts.get("settings", {}).get("test"):
+        data = data[:-1]  # the last is what it was tested on
+    if set.union(set(), *(_digests(part["files"]) for part in data)) & _digests(corpus.files):
+        yield (
+            f"rater {name} was trained on a part of this input; its scores here show memory. Compare "
+            "runs on what they held out with --held-out."
+        )
+
+
+def _digests(files: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Digests of files with judgements; definitions of labels may be shared."""
+    return {f["sha256"] for f in files if not f["file"].endswith((".yaml", ".yml"))}
 
 
 def _shared(
@@ -169,12 +209,6 @@ def _unused(rater: Rater, columns: Mapping[str, int]) -> list[Dimension]:
     return [d for i, d in enumerate(rater.dimensions) if i not in columns.values()]
 
 
-def _characters(example: Example, symmetric: bool) -> float:
-    """Characters of the response; of both texts together where they are alike."""
-    other = sum(len(turn.text) for turn in example.input.turns) if symmetric else 0
-    return float(len(example.input.response) + other)
-
-
 def _folds(examples: Sequence[Example], seed: int) -> tuple[np.ndarray, str]:
     """The fold of every example and what is kept whole; 0 everywhere with a single input."""
     from sklearn.model_selection import GroupKFold
@@ -212,18 +246,41 @@ def _baselines(
     return found
 
 
-def _paired(
-    dimensions_a: Sequence[Dimension],
-    a: Predictions,
-    dimensions_b: Sequence[Dimension],
-    b: Predictions,
+def compared(
+    of_a: tuple[Sequence[Dimension], Predictions],
+    of_b: tuple[Sequence[Dimension], Predictions],
     seed: int,
     threshold: float | None,
-) -> dict[str, Any] | None:
-    """The comparison in the dimensions that both were measured in; None where there is none."""
-    shared = [dimension for dimension in dimensions_a if dimension in dimensions_b]
-    if not shared:
-        return None
-    of_a = [dimensions_a.index(dimension) for dimension in shared]
-    of_b = [dimensions_b.index(dimension) for dimension in shared]
-    return paired(a.columns(of_a), b.columns(of_b), shared, seed, threshold=threshold)
+) -> tuple[dict[str, Any] | None, list[dict[str, str]]]:
+    """Two raters in the dimensions that both were measured in, in the same way (`paired`), and for
+    every other dimension that both have {dimension, reason}; None where nothing can be compared.
+    """
+    (dimensions_a, a), (dimensions_b, b) = of_a, of_b
+    names = [dimension.name for dimension in dimensions_b]
+    both = [
+        (i, names.index(dimension.name))
+        for i, dimension in enumerate(dimensions_a)
+        if dimension.name in names
+    ]
+    if not both:
+        return None, [{"dimension": "all", "reason": "the two share no dimension"}]
+    ways = [(_how(dimensions_a[i]), _how(dimensions_b[k])) for i, k in both]
+    reasons = [
+        {"dimension": dimensions_a[i].name, "reason": f"one is measured {mine}, one {other}"}
+        for (i, _), (mine, other) in zip(both, ways, strict=True)
+        if mine != other
+    ]
+    kept = [pair for pair, (mine, other) in zip(both, ways, strict=True) if mine == other]
+    if not kept:
+        return None, reasons
+    shared = [dimensions_a[i] for i, _ in kept]
+    columns = [list(side) for side in zip(*kept, strict=True)]
+    found = paired(a.columns(columns[0]), b.columns(columns[1]), shared, seed, threshold=threshold)
+    return found, reasons
+
+
+def _how(dimension: Dimension) -> str:
+    """How a dimension is measured, in words."""
+    if task(dimension) == "interval":
+        return f"as a number from {dimension.low:g} to {dimension.high:g}"
+    return f"in the classes {', '.join(f'{level:g}' for level in dimension.levels)}"

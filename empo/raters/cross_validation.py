@@ -16,8 +16,8 @@ from typing import Any
 
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.baselines import BASELINES
-from empo.raters.encoders import resolve_encoder
-from empo.raters.folder import UNITS, RaterConfig, attest
+from empo.raters.encoders import encoder_identity, resolve_encoder
+from empo.raters.folder import RATER_CONFIG, UNITS, RaterConfig, attest
 from empo.raters.held_out import PREDICTIONS, Unit, best_unit, measure, predict
 from empo.raters.kinds import train_rater
 from empo.raters.loading import load_rater
@@ -98,7 +98,8 @@ def cross_validate(
     agreement = _agreement(settings.agreement)
     run = Run.start(output, "rater", {k: v for k, v in given.items() if k not in _VOLATILE})
     data = [part.facts() for part in (corpus, test) if part is not None]
-    _, encoder = resolve_encoder(settings.encoder)
+    path, encoder_name = resolve_encoder(settings.encoder)
+    encoder = {"name": encoder_name, "identity": encoder_identity(path)}
     run.check_identity({"data": [facts["files"] for facts in data], "encoder": encoder})
     run.facts.update(name=output.name, data=data)
     if run.complete:
@@ -132,7 +133,9 @@ def cross_validate(
         "split": split,
         "kept": {key: best_unit(units).facts()[key] for key in ("seed", "fold")},
         "trainings": [unit.facts() for unit in units],
-        "dimensions": [dimension.facts() for dimension in dimensions],
+        "dimensions": [dimension.facts() for dimension in rater.dimensions],
+        "label_dimensions": [dimension.facts() for dimension in dimensions],
+        "encoder": encoder,
         "data": data,
         "settings": dataclasses.asdict(settings),
         "evaluation": evaluation,
@@ -144,6 +147,8 @@ def cross_validate(
         "name": output.name,
         "kind": config.kind,
         "dimensions": results["dimensions"],
+        "label_dimensions": results["label_dimensions"],
+        "encoder": encoder,
         "data": data[0],
         "licence": settings.licence,
         "split": split,
@@ -236,6 +241,7 @@ def train_units(
         for seed in settings.seeds
         for fold in range(len(parts))
     ]
+    _clear(units)  # what a stop behind the end of a unit has left
     for unit in units:
         if unit.complete:
             continue
@@ -260,21 +266,36 @@ def train_units(
         facts |= {"seed": unit.seed, "fold": unit.fold, "test": len(rows)}
         facts["seconds"] = round(time.monotonic() - started, 1)
         write_json(unit.folder / "unit.json", facts)
-        for checkpoint in unit.folder.rglob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        best = best_unit(units)
-        for other in units:
-            if other is not best:
-                shutil.rmtree(other.folder / MODEL, ignore_errors=True)
+        _clear(units)
     return units, parts
 
 
+def _clear(units: Sequence[Unit]) -> None:
+    """Remove the checkpoints of complete units, and their models but for the best."""
+    done = [unit for unit in units if unit.complete]
+    best = best_unit(done) if done else None
+    for unit in done:
+        for checkpoint in list(unit.folder.rglob("checkpoint-*")):
+            shutil.rmtree(checkpoint)
+        if unit is not best:
+            shutil.rmtree(unit.folder / MODEL, ignore_errors=True)
+
+
 def keep_rater(unit: Unit, output: Path, evidence: Mapping[str, Any]) -> None:
-    """Put the model of a unit into the rater folder itself, bound to its evidence."""
+    """Put the model of a unit into the rater folder itself, bound to its evidence.
+
+    A folder that is not whole yet is no rater: rater_config.json goes first and comes last, that of
+    raters side by side after those of its members.
+    """
     source = unit.folder / MODEL
     if not source.is_dir():
         return  # it was put there before
-    shutil.copytree(source, output, dirs_exist_ok=True)
+    configs = sorted(source.rglob(RATER_CONFIG), key=lambda path: len(path.parts))
+    for config in configs:
+        (output / config.relative_to(source)).unlink(missing_ok=True)
+    shutil.copytree(source, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RATER_CONFIG))
+    for config in reversed(configs):
+        RaterConfig.read(config.parent).write(output / config.parent.relative_to(source))
     attest(output, evidence)
     shutil.rmtree(source)
 

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from empo.raters.classifier import PairClassifier
-from empo.raters.encoders import positions
-from empo.raters.folder import RaterConfig, weights_digest
+from empo.raters.encoders import UNLOADABLE, positions, reason
+from empo.raters.folder import (
+    RATER_CONFIG,
+    RaterConfig,
+    attest,
+    make_readable,
+    require_tokenizer,
+    weights_digest,
+)
 from empo.raters.inputs import InputSettings, PairTokenizer, Row
 from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import UserError
@@ -117,21 +125,29 @@ class EncoderRater:
     def save(self, folder: str | Path, evidence: dict[str, Any] | None = None) -> None:
         """Write weights, tokenizer and, last, rater_config.json.
 
-        `evidence` is that of `RaterConfig` without the digest of the weights, which is added here.
+        `evidence` is that of `RaterConfig` without the digests, which are added here.
         """
         folder = Path(folder)
+        (folder / RATER_CONFIG).unlink(missing_ok=True)  # there again only when all is written
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        make_readable(folder)
+        dataclasses.replace(self.config, evidence=None).write(folder)
         if evidence is not None:
-            evidence = {"weights": weights_digest(folder), **evidence}
-        dataclasses.replace(self.config, evidence=evidence).write(folder)
+            attest(folder, evidence)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> EncoderRater:
-        """The rater of a folder; see `PairClassifier.load` for what is refused."""
+        """The rater of a folder; see `PairClassifier.load` for what is refused.
+
+        Raises UserError, too, where the tokenizer is missing or would need code of its own, or the
+        settings of the inputs are wrong.
+        """
         from transformers import AutoTokenizer
 
         config = RaterConfig.read(folder)
+        _check_inputs(folder, config)
+        require_tokenizer(folder)
         weights = weights_digest(folder)
         model = PairClassifier.load(folder)
         classes = [len(dimension.levels or ()) for dimension in config.dimensions]
@@ -140,7 +156,15 @@ class EncoderRater:
                 f"{folder}: the heads have {model.config.classes} levels, but the dimensions in "
                 f"rater_config.json have {classes}. These files do not belong together."
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except UNLOADABLE as error:
+            raise UserError(
+                f"{folder}: the tokenizer cannot be loaded ({reason(error)}). Code that comes with "
+                "a model is never run."
+            ) from None
         return cls(model, tokenizer, config, weights=weights, device=device)
 
 
@@ -150,6 +174,23 @@ def rater_config(
     """The config of an encoder rater without evidence; `settings` are kept as they are."""
     kept = {"inputs": dataclasses.asdict(inputs), **settings}
     return RaterConfig(KIND, name, tuple(dimensions), kept)
+
+
+def _check_inputs(folder: str | Path, config: RaterConfig) -> None:
+    where = f"{Path(folder) / RATER_CONFIG}, settings, inputs"
+    inputs = config.settings.get("inputs")
+    if not isinstance(inputs, dict):
+        raise UserError(f"{where}: an object is expected, not {inputs!r}.")
+    known = [field.name for field in dataclasses.fields(InputSettings)]
+    if unknown := sorted(inputs.keys() - set(known)):
+        raise UserError(f"{where}: {', '.join(unknown)} is unknown; known are {', '.join(known)}.")
+    try:
+        TypeAdapter(InputSettings).validate_python(inputs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{where}, {first['loc'][0]}: {first['msg']}, not {first['input']!r}."
+        ) from None
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from empo.models import weights_identity
 from empo.raters.folder import weights_digest
@@ -17,34 +19,30 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A published encoder: its hub id, parameters (millions, the encoder alone), tokens, licence."""
-
-    hub_id: str
-    parameters: float
-    tokens: int
-    licence: str
-
-
 DEFAULT_TOKENS = 512
 """Length of inputs where neither the user nor the encoder names one."""
+
+UNLOADABLE = (
+    *(OSError, ImportError, RuntimeError, AssertionError, SafetensorError),
+    *(ValueError, TypeError, KeyError, AttributeError, StrictDataclassError),
+)
+"""What the loaders of transformers and sentence-transformers raise for damaged or foreign files."""
 
 PACKAGED = "minilm"
 """The preset whose weights come as a Python package, so that it works without the hub."""
 
 PRESETS = {
-    PACKAGED: Preset("sentence-transformers/all-MiniLM-L6-v2", 22.7, 512, "Apache-2.0"),
-    "roberta-base": Preset("FacebookAI/roberta-base", 125, 512, "MIT"),
-    "roberta-large": Preset("FacebookAI/roberta-large", 355, 512, "MIT"),
-    "bert-large": Preset("google-bert/bert-large-uncased", 335, 512, "Apache-2.0"),
-    "mpnet": Preset("sentence-transformers/all-mpnet-base-v2", 109, 512, "Apache-2.0"),
-    "flan-t5-small": Preset("google/flan-t5-small", 35, 512, "Apache-2.0"),
-    "flan-t5-base": Preset("google/flan-t5-base", 110, 512, "Apache-2.0"),
-    "flan-t5-large": Preset("google/flan-t5-large", 341, 512, "Apache-2.0"),
-    "flan-t5-xl": Preset("google/flan-t5-xl", 1222, 512, "Apache-2.0"),
+    PACKAGED: "sentence-transformers/all-MiniLM-L6-v2",
+    "roberta-base": "FacebookAI/roberta-base",
+    "roberta-large": "FacebookAI/roberta-large",
+    "bert-large": "google-bert/bert-large-uncased",
+    "mpnet": "sentence-transformers/all-mpnet-base-v2",
+    "flan-t5-small": "google/flan-t5-small",
+    "flan-t5-base": "google/flan-t5-base",
+    "flan-t5-large": "google/flan-t5-large",
+    "flan-t5-xl": "google/flan-t5-xl",
 }
-"""Short names. Of Flan-T5 only the encoder is loaded."""
+"""Short names and hub ids. Of Flan-T5 only the encoder is loaded."""
 
 
 def resolve_encoder(name_or_path: str) -> tuple[str, str]:
@@ -57,7 +55,7 @@ def resolve_encoder(name_or_path: str) -> tuple[str, str]:
     if name_or_path == PACKAGED:
         return _packaged(), PACKAGED
     if name_or_path in PRESETS:
-        return PRESETS[name_or_path].hub_id, name_or_path
+        return PRESETS[name_or_path], name_or_path
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -77,9 +75,20 @@ def resolve_encoder(name_or_path: str) -> tuple[str, str]:
 
 
 def encoder_identity(path: str) -> str:
-    """What tells the weights of a resolved encoder: digest of a folder, or commit of a hub model."""
+    """What tells a resolved encoder from others: digest of a folder, or commit of a hub model.
+
+    Of a hub model that is not in the cache its configuration is fetched, which settles the commit.
+    Raises UserError where that fails.
+    """
     if Path(path).is_dir():
         return weights_digest(path)
+    if weights_identity(path)["commit"] is None:
+        from transformers import AutoConfig
+
+        try:
+            AutoConfig.from_pretrained(path, trust_remote_code=False)
+        except UNLOADABLE as error:
+            raise cannot_load(path, error) from None
     return weights_identity(path)["commit"] or "unknown"
 
 
@@ -101,7 +110,7 @@ def load_encoder(path: str) -> tuple[nn.Module, PreTrainedTokenizerBase]:
             path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except UNLOADABLE as error:
         raise cannot_load(path, error) from None
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
@@ -135,7 +144,7 @@ def load_embedder(
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
-    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
+    except UNLOADABLE as error:
         raise cannot_load(path, error) from None
     _prepare(model, path, max_length)
     return model
@@ -165,11 +174,12 @@ def load_cross_encoder(
             fresh = Transformer(
                 path,
                 transformer_task="sequence-classification",
-                config_kwargs={"num_labels": outputs},
+                config_kwargs={"num_labels": outputs, "trust_remote_code": False},
+                processor_kwargs={"trust_remote_code": False},
                 model_kwargs=weights,
             )
             model = CrossEncoder(modules=[fresh], device=device)
-    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
+    except UNLOADABLE as error:
         raise cannot_load(path, error) from None
     _prepare(model, path, max_length)
     return model
@@ -222,11 +232,18 @@ def positions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> i
 
 def cannot_load(name: str, error: Exception) -> UserError:
     """The error for an encoder that transformers refuses, with its reason on one line."""
-    reason = " ".join(str(error).split())[:400]
     return UserError(
-        f"{name}: the encoder cannot be loaded: {reason} "
-        "(A hub id needs the network or a filled cache; a folder needs safetensors weights.)"
+        f"{name}: the encoder cannot be loaded: {reason(error)} "
+        "(A hub id needs the network or a filled cache; a folder needs safetensors weights. Code "
+        "that comes with a model is never run.)"
     )
+
+
+def reason(error: Exception) -> str:
+    """An error of a library on one line; a missing key or attribute says little without its kind."""
+    said = " ".join(str(error).split())[:400]
+    named = isinstance(error, KeyError | AttributeError | TypeError)
+    return f"{type(error).__name__}: {said}" if named else said
 
 
 def _prepare(model: SentenceTransformer | CrossEncoder, path: str, max_length: int | None) -> None:

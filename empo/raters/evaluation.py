@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from empo.raters.folder import FEW_GROUPS
 from empo.raters.measures import COMPARED, LOWER_IS_BETTER, Severe, difference, measure
 from empo.raters.predictions import RATER, Predictions, View, all_of, drawn_units, task
 from empo.raters.resampling import CONFIDENCE, RESAMPLES, Sample, Spread, mean_of
@@ -19,7 +20,6 @@ from empo.records import UserError
 
 MEANS = {"classes": ("macro_f1", "accuracy"), "interval": ("pearson", "spearman", "mse", "mae")}
 """Values whose mean over dimensions is reported; of errors only where all ranges are the same."""
-FEW_GROUPS = 10
 METHOD = (
     f"Intervals: {CONFIDENCE:.0%} percentile bootstrap. Macro and weighted means go over "
     "the levels that occur in gold; precision of a level that is never predicted is 0. A score "
@@ -130,7 +130,7 @@ def paired(
 def evidence(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What `RaterConfig.evidence` keeps of an evaluation (of one seed or aggregated).
 
-    `{"n", "groups", "dimensions": {name: {"metric", "constant": {"difference", "interval"},
+    `{"n", "groups", "drawn", "notes", "dimensions": {name: {"metric", "constant": {"difference", "interval"},
     "length": {"difference", "interval"}}}}`; the caller adds the digest of the weights. The metric
     is macro_f1 for dimensions with levels, else mse.
     """
@@ -141,7 +141,8 @@ def evidence(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         for baseline in ("constant", "length"):
             found = (entry["differences"].get(baseline) or {}).get(metric, {})
             shown[name][baseline] = {key: found.get(key) for key in ("difference", "interval")}
-    return {"n": evaluation["n"], "groups": evaluation["groups"], "dimensions": shown}
+    kept = {key: evaluation[key] for key in ("n", "groups", "drawn", "notes")}
+    return kept | {"dimensions": shown}
 
 
 def _resampling(predictions: Predictions, everything: Sample) -> dict[str, Any]:

@@ -37,11 +37,13 @@ def fit_pair(
     max_length: int,
     *,
     symmetric: bool,
+    response_max_length: int | None = None,
 ) -> FittedPair | None:
     """Shorten two texts, by whole tokens, to `max_length` tokens with special tokens.
 
-    What does not fit is cut from the left of the context, never from the response. Of two alike
-    texts (`symmetric`) both are cut on the right, the longer one first.
+    What does not fit is cut from the left of the context, from the response only where it has more
+    than `response_max_length` tokens. Of two alike texts (`symmetric`) both are cut on the right,
+    the longer one first.
 
     None where a text is blank, or where the response leaves no room for the context.
     """
@@ -49,11 +51,14 @@ def fit_pair(
         return None
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     first, second = token_counts(tokenizer, [context, response], special=False)
+    if cut := response_max_length is not None and second > response_max_length:
+        response = _start_of(tokenizer, response, response_max_length)
+        second = response_max_length
     if first + second <= room:
-        return FittedPair(context, response)
+        return FittedPair(context, response, response_cut=cut)
     if not symmetric:
         kept = _end_of(tokenizer, context, room - second)
-        return FittedPair(kept, response, context_cut=True) if kept else None
+        return FittedPair(kept, response, True, cut) if kept else None
     shares = (max(room - second, room // 2), max(room - first, room // 2))
     texts = [
         _start_of(tokenizer, text, share)

@@ -15,12 +15,17 @@ from empo.rating import Dimension
 from empo.records import UserError, read_json, sha256, write_json
 
 RATER_CONFIG = "rater_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 RATER_SCHEMA = "empo.rater/1"
 _PACKAGES = ("torch", "transformers", "sentence-transformers")
 JOINED = "joined"
 """Kind of a folder whose sub-folders are raters that stand side by side."""
 UNITS = "units"
 """Sub-folder of a rater's run with what belongs to its single trainings (seeds and folds)."""
+_OF_THE_MODEL = (".safetensors", ".json", ".txt", ".model")
+_OF_THE_RUN = {RATER_CONFIG, "results.json", "rater.json", "run.json", "grid.json"}
+FEW_GROUPS = 10
+"""Intervals from fewer groups than these are unreliable and mostly too narrow."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,12 @@ class RaterConfig:
     """rater_config.json: the kind of rater, its dimensions, how inputs are read, its evidence.
 
     `settings` belong to the kind (max_length, scale, ...). `evidence` says what the rater achieved
-    on held-out groups beside the constant and the length-only baseline, for the weights with the
-    digest `weights`: `{"weights", "n", "groups", "dimensions": {name: {"metric", "constant":
+    on held-out groups beside the constant and the length-only baseline, for the model with the
+    digest `weights` and the settings and dimensions with the digest `settings`: `{"weights",
+    "settings", "n", "groups", "drawn", "notes", "dimensions": {name: {"metric", "constant":
     {"difference", "interval"}, "length": {"difference", "interval"}}}}`, differences in favour of
-    the rater where positive.
+    the rater where positive. The intervals draw `drawn`, groups or inputs; they show
+    something only with FEW_GROUPS groups or more, and `notes` are what else was said about them.
     """
 
     kind: str
@@ -56,7 +63,8 @@ class RaterConfig:
     def read(cls, folder: str | Path) -> RaterConfig:
         """Read the config of a rater folder.
 
-        Raises UserError where the folder is no rater, or one of another schema.
+        Raises UserError where the folder is no rater, one of another schema, or a field is missing
+        or of a wrong type.
         """
         path = Path(folder) / RATER_CONFIG
         if not path.is_file():
@@ -68,15 +76,63 @@ class RaterConfig:
         if not isinstance(facts, dict) or facts.get("schema") != RATER_SCHEMA:
             raise UserError(f"{path}: this is no rater of the schema {RATER_SCHEMA!r}.")
         try:
-            return cls(
+            config = cls(
                 facts["kind"],
                 facts["name"],
                 tuple(map(Dimension.from_facts, facts["dimensions"])),
                 facts["settings"],
                 facts["evidence"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+            wrong = config._problems()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: a field is missing or wrong ({error!r}).") from None
+        if wrong:
+            raise UserError(f"{path}: {'; '.join(wrong)}.")
+        return config
+
+    def _problems(self) -> list[str]:
+        """Fields of another type than the rest of the program relies on."""
+        found = [
+            f"{name}: a text is expected"
+            for name in ("kind", "name")
+            if not isinstance(getattr(self, name), str)
+        ]
+        if not self.dimensions:
+            found.append("dimensions: there is none")
+        if not isinstance(self.settings, Mapping):
+            return [*found, f"settings: an object is expected, not {self.settings!r}"]
+        if self.kind == JOINED:
+            members = self.settings.get("members")
+            inside = isinstance(members, list) and all(map(_is_folder_name, members))
+            if not inside or not members:
+                found.append(
+                    "settings, members: names of folders right below this one are expected, not "
+                    f"{members!r}"
+                )
+        if self.evidence is not None:
+            if not isinstance(self.evidence.get("weights"), str):
+                found.append("evidence, weights: a digest is expected")
+            if not isinstance(self.evidence.get("groups"), int):
+                found.append("evidence, groups: a number is expected")
+            for name, shown in self.evidence["dimensions"].items():
+                for baseline in ("constant", "length"):
+                    interval = shown[baseline]["interval"]
+                    if interval is not None and not _is_interval(interval):
+                        found.append(
+                            f"evidence, {name}, {baseline}, interval: two numbers or null are "
+                            f"expected, not {interval!r}"
+                        )
+        return found
+
+    def bound(self, evidence: Mapping[str, Any], weights: str) -> RaterConfig:
+        """This config with evidence (without digests) for the model with the digest `weights`."""
+        bound = {**evidence, "weights": weights, "settings": self._settings_digest()}
+        return dataclasses.replace(self, evidence=bound)
+
+    def _settings_digest(self) -> str:
+        dimensions = [Dimension.from_facts(d.facts()).facts() for d in self.dimensions]
+        text = json.dumps([self.kind, dict(self.settings), dimensions], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def signature(self, weights: str) -> str:
         """All that is needed to get the same scores again, in one line; no framework is imported."""
@@ -96,10 +152,11 @@ class RaterConfig:
                 f"Rater {self.name}: nothing shows that it beats a constant and the length of the "
                 "response on held-out groups. Its scores are no measure.",
             )
-        if self.evidence["weights"] != weights:
+        found = (self.evidence["weights"], self.evidence.get("settings"))
+        if found != (weights, self._settings_digest()):
             return (
-                f"Rater {self.name}: its evidence belongs to other weights than those in the "
-                "folder. Its scores are no measure.",
+                f"Rater {self.name}: its evidence belongs to other weights, tokenizer or settings than "
+                "those in the folder. Its scores are no measure.",
             )
         failing = [
             f"{name} (against {baseline})"
@@ -109,42 +166,81 @@ class RaterConfig:
         ]
         missing = {d.name for d in self.dimensions} - self.evidence["dimensions"].keys()
         failing += [f"{name} (not measured)" for name in sorted(missing)]
-        if not failing:
-            return ()
-        return (
-            f"Rater {self.name}: on held-out groups it is not shown to beat the baselines in: "
-            f"{', '.join(failing)}. Do not read these scores as a measure.",
-        )
+        found = []
+        if failing:
+            found.append(
+                f"Rater {self.name}: on held-out groups it is not shown to beat the baselines in: "
+                f"{', '.join(failing)}. Do not read these scores as a measure."
+            )
+        drawn, groups = self.evidence.get("drawn", "nobody knows what"), self.evidence["groups"]
+        if drawn != "groups" or groups < FEW_GROUPS:
+            of = f"only {groups} groups" if drawn == "groups" else f"{drawn}, not of groups"
+            found.append(
+                f"Rater {self.name}: the intervals of its evidence come from draws of {of}, so they "
+                "are too narrow to show that it beats the baselines. Do not read these scores as a "
+                "measure."
+            )
+        return tuple(found)
 
 
 def attest(folder: str | Path, evidence: Mapping[str, Any]) -> None:
-    """Bind evidence (see `RaterConfig`, without `weights`) to the weights that lie in a folder.
+    """Bind evidence (see `RaterConfig`, without digests) to the model that lies in a folder.
 
-    Raters that stand side by side each get the part about their own dimensions.
+    Raters that stand side by side each get the part about their own dimensions. Raises UserError
+    where the evidence says nothing about a dimension.
     """
     config = RaterConfig.read(folder)
     if config.kind == JOINED:
         for member in config.settings["members"]:
             attest(Path(folder) / member, evidence)
         return
+    measured = evidence.get("dimensions", {})
     names = [dimension.name for dimension in config.dimensions]
-    own = {name: evidence["dimensions"][name] for name in names}
-    bound = {**evidence, "weights": weights_digest(folder), "dimensions": own}
-    dataclasses.replace(config, evidence=bound).write(folder)
+    if missing := [name for name in names if name not in measured]:
+        raise UserError(
+            f"{folder}: the evidence says nothing about {', '.join(missing)}; it is about "
+            f"{', '.join(measured) or 'no dimension'}. Measure every dimension of the rater."
+        )
+    own = {**evidence, "dimensions": {name: measured[name] for name in names}}
+    config.bound(own, weights_digest(folder)).write(folder)
+
+
+def require_tokenizer(folder: str | Path) -> None:
+    """Raise UserError where a saved rater has lost its tokenizer.
+
+    transformers would make one without a vocabulary, and every text would look the same.
+    """
+    missing = [name for name in TOKENIZER_FILES if not (Path(folder) / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: the tokenizer lacks {', '.join(missing)}. Restore the rater's files or train "
+            "it again."
+        )
+
+
+def make_readable(folder: str | Path) -> None:
+    """Let the user's group read saved weights; safetensors leaves them to their owner alone."""
+    for file in Path(folder).rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def weights_digest(folder: str | Path) -> str:
-    """Digest over the safetensors of a folder and its sub-folders.
+    """Digest over the model in a folder and its sub-folders: weights, shapes and tokenizer.
 
-    Raises UserError where there are none, or only pickled weights, which are never opened.
+    Everything that moves a score counts, beside rater_config.json, whose settings stand in the
+    signature themselves; what a run writes beside the model does not. Raises UserError where there
+    are no safetensors, or only pickled weights, which are never opened.
     """
     folder = Path(folder)
     files = [
         file
-        for file in sorted(folder.rglob("*.safetensors"))
-        if UNITS not in file.relative_to(folder).parts  # checkpoints of training
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in _OF_THE_MODEL
+        and file.name not in _OF_THE_RUN
+        and UNITS not in file.relative_to(folder).parts  # checkpoints of training
+        and file.is_file()
     ]
-    if not files:
+    if not any(file.suffix == ".safetensors" for file in files):
         pickled = [p.name for ending in ("bin", "pth", "pt") for p in folder.glob(f"*.{ending}")]
         if pickled:
             raise UserError(
@@ -156,3 +252,15 @@ def weights_digest(folder: str | Path) -> str:
     for file in files:
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _is_folder_name(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
+def _is_interval(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(bound, int | float) for bound in value)
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from empo.corpora.labelled import Example
-from empo.raters.baselines import BASELINES, baseline_predictions
+from empo.raters.baselines import BASELINES, baseline_predictions, characters
 from empo.raters.evaluation import aggregate, evaluate_predictions, evidence
 from empo.raters.predictions import Predictions
 from empo.raters.splits import Split, label_matrix
@@ -73,7 +73,8 @@ def predict(
     rows = []
     for i, example in enumerate(held_out):
         row: dict[str, Any] = {"id": example.id, "group": example.group}
-        row |= {"seed": unit.seed, "fold": unit.fold, "characters": len(example.input.response)}
+        row |= {"seed": unit.seed, "fold": unit.fold}
+        row["characters"] = characters(example.input, symmetric)
         row["truncated"] = bool(ratings.truncated[i])
         row["response_truncated"] = bool(ratings.response_truncated[i])
         row["gold"] = {name: example.labels.get(name) for name in names}

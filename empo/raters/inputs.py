@@ -27,11 +27,12 @@ class InputSettings:
     """How an input becomes tokens; saved with the model.
 
     `max_length` are the tokens of a text, without special tokens: of the context for a pair, of the
-    whole window for `window`. What is over is cut from the left of the context (in a window then
-    from the right of the following turns); the response is cut, from the right, only where
-    `response_max_length` says so, and an input whose response does not fit into the encoder gets no
-    score. `turns` is the number of context turns that are read; one is the published form of
-    EPITOME, with none the response is read alone. `following` are the turns after the response that a window reads.
+    whole window for `window`. What is over is cut from the left of the context (or its right, see
+    `context_side`), in a window also from the right of the following turns, which share the room
+    evenly; the response is cut, from the right, only where `response_max_length` says so, and an
+    input whose response does not fit into the encoder gets no score. `turns` is the number of
+    context turns that are read; one is the published form of EPITOME, with none the response is read
+    alone. `following` are the turns after the response that a window reads.
     """
 
     max_length: int = 256
@@ -39,6 +40,7 @@ class InputSettings:
     lowercase: bool = False
     turns: int = 1
     following: int = 0
+    context_side: Literal["left", "right"] = "left"
 
 
 @dataclass(frozen=True)
@@ -192,18 +194,21 @@ class PairTokenizer:
         context_ids: list[int] = []
         if window:
             room = max(0, min(room, self.settings.max_length - len(lead) - len(target)))
-            after = following[: max(0, room - len(self._separator))]
+            beside = room - min(
+                len(context), (room + 1) // 2
+            )  # half is the context's if it needs it
+            after = following[: max(0, beside - len(self._separator))]
             tail = [*self._separator, *after] if after else []
-            kept = _right(context, room - len(tail))
+            kept = self._kept(context, room - len(tail))
             cut = len(kept) < len(context) or len(after) < len(following)
             ids, types, start = self._frame.around([*kept, *lead, *target, *tail])
             start += len(kept) + len(lead)
         elif self.architecture == "cross_encoder":
-            kept = _right(context, min(room, self.settings.max_length))
+            kept = self._kept(context, min(room, self.settings.max_length))
             cut = len(kept) < len(context)
             ids, types, start = self._frame.around(kept, target)
         else:
-            kept = _right(context, min(self._readable, self.settings.max_length))
+            kept = self._kept(context, min(self._readable, self.settings.max_length))
             cut = len(kept) < len(context)
             context_ids = self._frame.around(kept)[0]
             ids, types, start = self._frame.around(target)
@@ -216,6 +221,11 @@ class PairTokenizer:
             cut,
             len(target) < len(response),
         )
+
+    def _kept(self, context: list[int], length: int) -> list[int]:
+        """At most `length` tokens of the context, cut on the side that the settings name."""
+        right = self.settings.context_side == "right"
+        return context[:length] if right else context[max(0, len(context) - length) :]
 
     def batch(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Right-padded tensors: `input_ids`, `attention_mask`, `target_mask` of shape (n, L), with
@@ -253,17 +263,8 @@ def rationale_marks(row: Row, response: str, parts: Sequence[str], lowercase: bo
     return marks
 
 
-def _last(turns: tuple[Turn, ...], number: int) -> tuple[Turn, ...]:
-    return turns[-number:] if number else ()
-
-
 def _named(turn: Turn) -> str:
     return f"{_NAMES[turn.role]}: {turn.text}"
-
-
-def _right(ids: list[int], length: int) -> list[int]:
-    """The last `length` tokens."""
-    return ids[max(0, len(ids) - length) :]
 
 
 def _padded(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:

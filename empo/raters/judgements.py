@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,21 @@ def read_wide(path: str | Path, pattern: str) -> Sheet:
             cell.add(str(item), parts["rater"], value, line)
     unused = [name for name in header if name not in fits]
     return _sheet(path, {"layout": "wide", "pattern": pattern}, cells, unused)
+
+
+def from_corpus(path: str | Path, schema: str, given: Iterable[Mapping[str, Any]]) -> Sheet:
+    """The sheet of a judged corpus whose reader gives one dict {item, rater, aspect, value} per
+    rating, `intent_annotations` for one.
+
+    Raises UserError where there is none.
+    """
+    cells: dict[tuple[str, ...], _Cell] = {}
+    for row in given:
+        cell = cells.setdefault(("", "", row["aspect"]), _Cell())
+        cell.add(row["item"], row["rater"], row["value"], 0)
+    if not cells:
+        raise UserError(f"{path}: nobody judged anything in it.")
+    return _sheet(path, {"layout": schema}, cells, [])
 
 
 def _sheet(

@@ -17,6 +17,9 @@ from empo.raters.settings import CLASS_LOSSES, RaterSettings
 from empo.rating import Dimension, Rater, RatingInput, Ratings
 from empo.records import UserError
 
+SPECIAL = 4
+"""Special tokens around two texts; of RoBERTa, the most of any preset."""
+
 
 class SavedRater(Rater, Protocol):
     """A rater that can be written into a folder."""
@@ -130,10 +133,24 @@ def _similarity(
     kept = {"encoder": resolve_encoder(settings.encoder)[1], "loss": settings.loss, "seed": seed}
     (dimension,) = dimensions
     if settings.architecture == "cross_encoder":
-        # as many tokens as the encoder reads: this kind never cuts a response
-        found = train_cross_encoder(train, validation, dimension, symmetric=symmetric, **common)
+        cut = settings.response_max_length
+        found = train_cross_encoder(
+            train,
+            validation,
+            dimension,
+            symmetric=symmetric,
+            response_max_length=cut,
+            # where responses are never cut: as much as the encoder reads
+            max_length=None if cut is None else settings.max_length + cut + SPECIAL,
+            **common,
+        )
         rater = CrossEncoderRater.of(
-            found.model, name=name, dimension=dimension, symmetric=symmetric, settings=kept
+            found.model,
+            name=name,
+            dimension=dimension,
+            symmetric=symmetric,
+            response_max_length=cut,
+            settings=kept,
         )
     else:
         scale = ScoreScale.of(settings.scale)

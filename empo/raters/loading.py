@@ -15,8 +15,9 @@ def load_rater(name: str | Path, device: str | None = None, scale: str | None = 
 
     `scale` takes a plain encoder instead (a preset, a sentence-transformers folder or a hub id) and
     rates the similarity of two texts with it, untrained. Raises UserError where the folder holds no
-    rater, its files do not belong together, or weights are pickled.
+    rater, its files do not belong together, weights are pickled, or the device is not there.
     """
+    _require_device(device)
     if scale is not None and not (Path(name) / RATER_CONFIG).is_file():
         from empo.raters.similarity import EmbeddingRater
 
@@ -88,3 +89,24 @@ def load_raters(folders: Sequence[str], device: str | None = None) -> Rater:
     if all(rater.dimensions == raters[0].dimensions for rater in raters):
         return EnsembleRater(raters)
     return JoinedRater(raters)
+
+
+def _require_device(device: str | None) -> None:
+    """Raise UserError for a device that torch does not know or this machine does not have."""
+    if device is None:
+        return
+    import torch
+
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(
+            f"device {device!r}: torch knows no such device ({str(error).splitlines()[0]})."
+        ) from None
+    found = torch.accelerator.current_accelerator(check_available=True)
+    kinds = ["cpu"] if found is None else ["cpu", found.type]
+    number = torch.accelerator.device_count() if wanted.type != "cpu" else 1
+    if wanted.type not in kinds or (wanted.index or 0) >= number:
+        raise UserError(
+            f"device {device!r}: there is no such device here. There is: {', '.join(kinds)}."
+        )

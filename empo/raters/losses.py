@@ -19,6 +19,10 @@ MISSING = -100
 """The class label of an input that has none."""
 
 
+class UnsuitedLabels(UserError):
+    """Labels that a loss cannot learn from; another loss may."""
+
+
 def cross_entropy(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:
@@ -59,7 +63,7 @@ def ldam_margins(class_counts: Sequence[int], max_margin: float = 0.5) -> list[f
     """
     for j, count in enumerate(class_counts):
         if count <= 0:
-            raise UserError(
+            raise UnsuitedLabels(
                 f"ldam: class {j} has {count} training examples (all classes: "
                 f"{list(class_counts)}), and its margin would have no bound. Merge the class, or "
                 "choose the loss 'focal'."
@@ -97,7 +101,7 @@ def refuse_one_hot(target: Tensor) -> None:
     nothing.
     """
     if target.ndim == 1 or bool((target.max(dim=1).values == 1).all()):
-        raise UserError(
+        raise UnsuitedLabels(
             "soft_label_kl: every target is one single class. On one-hot labels the KL divergence "
             "equals the cross-entropy, so there is nothing to compare. Choose the loss "
             "'cross_entropy', or give soft labels (the share of the judges per class)."

@@ -22,9 +22,10 @@ class Predictions:
     """What a rater said about n labelled inputs that it was not fitted on.
 
     `gold` and `scores` have shape (n, D), native units, NaN = no label, no score; `groups` (n,)
-    labels; `lengths` (n,) characters of the response; `folds` (n,) labels, None where there is one
-    part; `probabilities` per dimension (n, levels) or None; `baselines` (n, D) by name, fitted on
-    other groups; `truncated` and `response_truncated` (n,) flags.
+    labels; `lengths` (n,) characters of the response, of both texts where they are alike; `folds`
+    (n,) labels, None where there is one part; `probabilities` per dimension (n, levels) or None;
+    `baselines` (n, D) by name, fitted on other groups; `truncated` and `response_truncated` (n,)
+    flags.
     """
 
     gold: np.ndarray

@@ -20,8 +20,12 @@ from empo.raters.inputs import InputSettings
 from empo.rating import Dimension
 from empo.records import UserError
 
-INPUTS = InputSettings(max_length=62, response_max_length=62, lowercase=True)
-"""As published: lower case, 64 tokens a text with the two special ones."""
+TOKENS = 64
+"""Of a text, with the two special ones; the published code cuts and pads both texts to them."""
+INPUTS = InputSettings(
+    max_length=TOKENS - 2, response_max_length=TOKENS - 2, lowercase=True, context_side="right"
+)
+"""As published: lower case, both texts cut on the right."""
 
 _UNUSED = re.compile(r"norm\.|.*(position_ids|pooler\.|lm_head\.)")
 _RENAMED = (
@@ -38,7 +42,10 @@ def convert(files: Mapping[str, str | Path], output: str | Path, encoder: str) -
     """Write a rater folder from one published `.pth` file per mechanism.
 
     `files` maps the name of a dimension (0..2) to its file. `encoder` gives shape and tokenizer, as
-    published roberta-base. The raters have no evidence: evaluate them on held-out groups first.
+    published roberta-base. Levels are those of the published code, which attends to the padding of
+    the context, too, and whose tokenizer (transformers 2.7) puts a blank before a text. Blanks at
+    the end of a text are no tokens there; here they are. The raters warn for good: they have no
+    evidence, because nothing shows on which posts they were trained.
 
     Raises UserError where a file is no plain state dictionary, or weights are missing, surplus or
     of another size.
@@ -48,11 +55,17 @@ def convert(files: Mapping[str, str | Path], output: str | Path, encoder: str) -
         raise UserError(f"{output}: the folder is not empty; choose another one.")
     path, encoder_name = resolve_encoder(encoder)
     base, tokenizer = load_encoder(path)
+    tokenizer = type(tokenizer).from_pretrained(path, add_prefix_space=True)
     raters = []
     for name, file in files.items():
         dimension = Dimension(name, 0, 2, "ordinal", (0.0, 1.0, 2.0))
         config = PairClassifierConfig(
-            architecture="seeker_attention", classes=[3], rationales=True, dropout=0.1
+            architecture="seeker_attention",
+            classes=[3],
+            rationales=True,
+            dropout=0.1,
+            mask_context=False,
+            pad_context_to=TOKENS,
         )
         model = PairClassifier.from_encoder(base, config)
         _load(model, _renamed(_read(file)), file)

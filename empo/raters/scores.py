@@ -133,7 +133,7 @@ def calibration_error(sums: np.ndarray) -> Values:
     The mean over items of |share correct - mean top probability| of their bin (Naeini, Cooper and
     Hauskrecht 2015; Guo, Pleiss, Sun and Weinberger 2017, equation 3), 0 is perfect.
     """
-    count, top, correct = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
+    count, top, correct = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, sums.shape[-1] // 3), -2, 0)
     with _quietly():
         return {"ece": np.abs(correct - top).sum(axis=-1) / count.sum(axis=-1)}
 

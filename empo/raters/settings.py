@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Literal
 
 from empo.settings import option
@@ -45,7 +45,7 @@ class RaterSettings:
     data: str = option(help="judged corpus: file or folder (EPITOME, ESConv, stories, own jsonl)")
     schema: str | None = option(None, help="schema of the data (default: seen from the file)")
     definitions: str | None = option(
-        None, help="YAML file that says what the labels of an own jsonl mean"
+        None, help="YAML file that says what the labels of an own jsonl or of intents mean"
     )
     test: str | None = option(
         None, help="held-out corpus of the same schema (default: groups of `data` are held out)"
@@ -84,8 +84,8 @@ class RaterSettings:
 
     max_length: int = option(
         256,
-        help="tokens of the context; of the whole window; of each text where vectors are compared (a "
-        "cross-encoder with one output reads all that its encoder can)",
+        help="tokens of the context; of the whole window; with special tokens of each text where "
+        "vectors are compared",
     )
     response_max_length: int | None = option(
         None, help="cut responses to this many tokens, as published raters do (default: never cut)"
@@ -178,6 +178,19 @@ class RaterSettings:
             found.append("max_length and response_max_length: at least 1 token is needed.")
         if self.rationale_weight and self.architecture == "bi_encoder":
             found.append("rationale_weight: a bi_encoder has no states of the response to mark.")
+        if self.limit is not None and self.limit < 1:
+            found.append(f"limit: {self.limit} leaves no group; at least 1 is needed.")
+        if self.threads is not None and self.threads < 1:
+            found.append(f"threads: {self.threads} is no number of threads.")
+        if not 0 <= self.dropout < 1:
+            found.append(f"dropout: {self.dropout} is not in [0, 1).")
+        if self.grid_losses is None and self.loss not in CLASS_LOSSES:
+            ignored = [name for name in _LEVELS_ONLY if getattr(self, name) != _DEFAULTS[name]]
+            if ignored:
+                found.append(
+                    f"{', '.join(ignored)}: only raters of levels have this; {self.loss} compares "
+                    "vectors or learns one number."
+                )
         if self.grid_losses is None and (problem := unfit(self.architecture, self.loss)):
             found.append(problem)
         return found
@@ -192,3 +205,12 @@ def unfit(architecture: str, loss: str) -> str | None:
     if architecture == "cross_encoder" and loss in ("mse", "mae", "contrastive"):
         return None
     return f"loss: {loss} compares two vectors or a scalar; {architecture} has none."
+
+
+_LEVELS_ONLY = (
+    *("pooling", "head", "dropout", "one_model_per_dimension", "lowercase", "turns", "following"),
+    *("class_weighting", "label_smoothing", "rationale_weight", "ema_decay", "head_learning_rate"),
+)
+_DEFAULTS = {
+    field.name: field.default for field in fields(RaterSettings) if field.default is not MISSING
+}

@@ -24,7 +24,13 @@ from empo.raters.encoders import (
     resolve_encoder,
 )
 from empo.raters.fitting import fit_pair, token_counts
-from empo.raters.folder import RATER_CONFIG, RaterConfig, weights_digest
+from empo.raters.folder import (
+    RATER_CONFIG,
+    RaterConfig,
+    make_readable,
+    require_tokenizer,
+    weights_digest,
+)
 from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import UserError
 
@@ -36,6 +42,15 @@ logger = logging.getLogger(__name__)
 EMBEDDING = "embedding"
 CROSS_ENCODER = "cross_encoder"
 UNSAVED = "unsaved"
+_SETTINGS: dict[str, dict[str, tuple[type, ...]]] = {
+    EMBEDDING: {"max_length": (int,), "scale": (str,)},
+    CROSS_ENCODER: {
+        "max_length": (int,),
+        "response_max_length": (int, type(None)),
+        "symmetric": (bool,),
+    },
+}
+"""What the scores of a kind need of `settings`, and of which types."""
 
 Number = TypeVar("Number", float, np.ndarray)
 
@@ -140,7 +155,7 @@ class EmbeddingRater:
         *,
         scale: str = "affine",
         dimension: str = "similarity",
-        max_length: int | None = None,
+        max_length: int | None = 512,
         device: str | None = None,
     ) -> EmbeddingRater:
         """An encoder as it was published, as a rater.
@@ -198,9 +213,9 @@ class CrossEncoderRater:
 
     One output: its sigmoid, stretched over the dimension's range. A head of classes (dimensions
     with levels): the level of the largest probability, and the probabilities. `config.settings`
-    holds `max_length`, the tokens of both texts with special tokens, and `symmetric`. What does not
-    fit is cut from the left of the context, never from the response; a response that leaves no room
-    gets no score. Of two alike texts (`symmetric`) both are cut on the right, the longer one
+    holds `max_length`, the tokens of both texts with special tokens, `response_max_length` (None: a
+    response is never cut) and `symmetric`. What does not fit is cut from the left of the context; a
+    response that leaves no room gets no score. Of two alike texts (`symmetric`) both are cut on the right, the longer one
     first. NaN where a text is blank.
     """
 
@@ -227,12 +242,14 @@ class CrossEncoderRater:
         name: str,
         dimension: Dimension,
         symmetric: bool = False,
+        response_max_length: int | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> CrossEncoderRater:
         """The rater of a model that is not saved yet; with one output the levels do not matter."""
         if model.num_labels == 1:
             dimension = dataclasses.replace(dimension, kind="interval", levels=None)
         kept = {**(settings or {}), "max_length": model.max_seq_length, "symmetric": symmetric}
+        kept["response_max_length"] = response_max_length
         return cls(model, RaterConfig(CROSS_ENCODER, name, (dimension,), kept))
 
     def score(self, pairs: Sequence[RatingInput], *, batch_size: int = 32) -> Ratings:
@@ -247,6 +264,7 @@ class CrossEncoderRater:
                 pair.response,
                 self.model.max_seq_length,
                 symmetric=self.config.settings["symmetric"],
+                response_max_length=self.config.settings["response_max_length"],
             )
             for pair in pairs
         ]
@@ -308,6 +326,7 @@ def _save(model: Any, config: RaterConfig, folder: Path) -> str:
     """Evidence belongs to the weights it was found with, so a saved rater begins without any."""
     (folder / RATER_CONFIG).unlink(missing_ok=True)  # there again only when all is written
     model.save_pretrained(str(folder), create_model_card=False)
+    make_readable(folder)
     dataclasses.replace(config, evidence=None).write(folder)
     return weights_digest(folder)
 
@@ -316,10 +335,16 @@ def _read(folder: str | Path, kind: str) -> RaterConfig:
     config = RaterConfig.read(folder)
     if config.kind != kind:
         raise UserError(f"{folder}: this is a rater of the kind {config.kind!r}, not {kind!r}.")
-    missing = {"max_length"} | ({"scale"} if kind == EMBEDDING else {"symmetric"})
-    missing -= config.settings.keys()
-    if missing:
-        raise UserError(
-            f"{Path(folder) / RATER_CONFIG}: settings lacks {', '.join(sorted(missing))}."
-        )
+    path = Path(folder) / RATER_CONFIG
+    if len(config.dimensions) != 1:
+        names = ", ".join(dimension.name for dimension in config.dimensions)
+        raise UserError(f"{path}, dimensions: this kind has one, but there are {names}.")
+    if missing := sorted(_SETTINGS[kind].keys() - config.settings.keys()):
+        raise UserError(f"{path}: settings lacks {', '.join(missing)}.")
+    for name, expected in _SETTINGS[kind].items():
+        value = config.settings[name]
+        if type(value) not in expected:  # true is an int, but no length
+            kinds = " or ".join("null" if t is type(None) else t.__name__ for t in expected)
+            raise UserError(f"{path}, settings, {name}: {kinds} is expected, not {value!r}.")
+    require_tokenizer(folder)
     return config

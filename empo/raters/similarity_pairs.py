@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from empo.corpora.labelled import Example
+from empo.raters.losses import UnsuitedLabels
 from empo.raters.similarity import ScoreScale
 from empo.rating import Dimension
-from empo.records import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,19 @@ def text_pairs(
         elif not first.strip() or not second.strip():
             counts["blank"] += 1
         elif not dimension.low <= label <= dimension.high:
-            raise UserError(
+            raise UnsuitedLabels(
                 f"{part} example {example.id}: its label {label:g} in {dimension.name!r} lies "
                 f"outside {dimension.low:g} to {dimension.high:g}."
             )
         else:
             pairs.append(TextPair(example.id, first, second, label))
     if len(pairs) < 2:
-        raise UserError(
+        raise UnsuitedLabels(
             f"{part}: {len(pairs)} of {len(examples)} examples have two texts and a label in "
             f"{dimension.name!r}; at least 2 are needed."
         )
     if len({pair.label for pair in pairs}) == 1:
-        raise UserError(
+        raise UnsuitedLabels(
             f"{part}: all {len(pairs)} labels in {dimension.name!r} are {pairs[0].label:g}, so "
             "there is nothing to learn or to choose a model by."
         )
@@ -71,7 +71,7 @@ def cosine_targets(
     targets = [scale.cosine(pair.label) for pair in pairs]
     for pair, target in zip(pairs, targets, strict=True):
         if not low - 1e-9 <= target <= 1 + 1e-9:
-            raise UserError(
+            raise UnsuitedLabels(
                 f"example {pair.id}: on the scale {scale.name!r} its label {pair.label:g} asks for "
                 f"the target {target:g}, but the loss {loss!r} takes {low:g} to 1. Labels from 1 "
                 "to 4 need the scale affine or times4, labels from 0 to 1 the scale unit."
@@ -92,7 +92,7 @@ def split_at(
     below = [pair for pair in pairs if pair.label <= value]
     if not above or not below:
         side = "above" if not above else "at or below"
-        raise UserError(
+        raise UnsuitedLabels(
             f"no training pair lies {side} the threshold {value:g}"
             f"{' (the median)' if threshold is None else ''}; the labels run from {min(labels):g} "
             f"to {max(labels):g}. Give another threshold."

@@ -24,10 +24,11 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
+from transformers import PrinterCallback, set_seed
 
 from empo.corpora.labelled import Example
 from empo.raters.encoders import load_cross_encoder, load_embedder, resolve_encoder
+from empo.raters.fit import fit
 from empo.raters.fitting import fit_pair, token_counts
 from empo.raters.similarity import ScoreScale
 from empo.raters.similarity_losses import (
@@ -41,7 +42,7 @@ from empo.rating import Dimension
 from empo.records import UserError, finite
 
 OURS = frozenset(
-    "output_dir seed data_seed eval_strategy save_strategy load_best_model_at_end report_to use_cpu "
+    "output_dir seed data_seed eval_strategy save_strategy load_best_model_at_end report_to "
     "metric_for_best_model greater_is_better".split()
 )
 """Training arguments that the functions here set themselves."""
@@ -140,6 +141,7 @@ def train_cross_encoder(
     args: Mapping[str, Any] | None = None,
     max_length: int | None = None,
     symmetric: bool = False,
+    response_max_length: int | None = None,
     margin: float = 0.5,
     patience: int | None = None,
 ) -> Trained:
@@ -159,8 +161,8 @@ def train_cross_encoder(
     judged, _ = text_pairs(valid, dimension, "valid")
     set_seed(seed)
     model = load_cross_encoder(resolve_encoder(encoder)[0], outputs=1, max_length=max_length)
-    fitted, cut = _fitted(model, pairs, symmetric)
-    judged, _ = _fitted(model, judged, symmetric)
+    fitted, cut = _fitted(model, pairs, symmetric, response_max_length)
+    judged, _ = _fitted(model, judged, symmetric, response_max_length)
     facts |= {"pairs": len(fitted), "pairs_cut": cut, "no_room": len(pairs) - len(fitted)}
     if len(fitted) < 2 or len(judged) < 2:
         raise UserError(
@@ -216,18 +218,26 @@ def _training_data(
 
 
 def _fitted(
-    model: CrossEncoder, pairs: Sequence[TextPair], symmetric: bool
+    model: CrossEncoder,
+    pairs: Sequence[TextPair],
+    symmetric: bool,
+    response_max_length: int | None,
 ) -> tuple[list[TextPair], int]:
     """The pairs cut to the model's length, without those that leave no room, and how many are cut."""
     kept: list[TextPair] = []
     cut = 0
     for pair in pairs:
-        fit = fit_pair(
-            model.tokenizer, pair.first, pair.second, model.max_seq_length, symmetric=symmetric
+        found = fit_pair(
+            model.tokenizer,
+            pair.first,
+            pair.second,
+            model.max_seq_length,
+            symmetric=symmetric,
+            response_max_length=response_max_length,
         )
-        if fit is not None:
-            kept.append(TextPair(pair.id, fit.context, fit.response, pair.label))
-            cut += fit.context_cut or fit.response_cut
+        if found is not None:
+            kept.append(TextPair(pair.id, found.context, found.response, pair.label))
+            cut += found.context_cut or found.response_cut
     return kept, cut
 
 
@@ -262,7 +272,7 @@ def _arguments(
         "greater_is_better": metric != "eval_loss",
         "restore_callback_states_from_checkpoint": True,
         "report_to": "none",
-        "use_cpu": not accelerated,
+        "use_cpu": bool(given.get("use_cpu")) or not accelerated,
     }
     try:
         return kind(**values)
@@ -271,16 +281,9 @@ def _arguments(
 
 
 def _run(trainer: Any, patience: int | None) -> list[dict[str, float | None]]:
-    """Train to the end, from the newest checkpoint; the evaluations, one per epoch.
-
-    The trainer writes trainer_state.json last; a checkpoint without it was interrupted.
-    """
+    """Train to the end; the evaluations, one per epoch."""
     trainer.remove_callback(PrinterCallback)
-    if patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(patience))
-    states = Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")
-    whole = sorted((state.parent for state in states), key=lambda path: int(path.name[11:]))
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    fit(trainer, patience)
     return [
         {key: finite(value) for key, value in entry.items()}
         for entry in trainer.state.log_history

@@ -12,10 +12,10 @@ from empo.corpora.labelled import Example
 from empo.raters import losses
 from empo.raters.classifier import PairClassifier, PairOutput
 from empo.raters.inputs import PairTokenizer, Row, rationale_marks
+from empo.raters.losses import UnsuitedLabels
 from empo.raters.settings import RaterSettings
 from empo.raters.splits import label_matrix
 from empo.rating import Dimension
-from empo.records import UserError
 
 IGNORED = -100
 
@@ -69,7 +69,7 @@ def level_numbers(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
     """
     levels = np.array(dimension.levels or ())
     if dimension.kind == "interval" or not len(levels):
-        raise UserError(
+        raise UnsuitedLabels(
             f"dimension {dimension.name!r} is an interval, and this loss learns levels. Take mse, "
             "mae, contrastive or a loss of story similarity."
         )
@@ -79,7 +79,7 @@ def level_numbers(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
             continue
         match = np.flatnonzero(levels == value)
         if not len(match):
-            raise UserError(
+            raise UnsuitedLabels(
                 f"dimension {dimension.name!r}: {value:g} is no level; known: "
                 f"{', '.join(f'{level:g}' for level in levels)}."
             )
@@ -91,11 +91,11 @@ def soft_targets(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
     """A label between two levels (a mean over annotators) as their mixture, shape (n, levels)."""
     levels = np.array(dimension.levels or ())
     if len(levels) < 2 or np.isnan(labels).any():
-        raise UserError(
+        raise UnsuitedLabels(
             f"dimension {dimension.name!r}: soft labels need levels and a label for every example."
         )
     if (outside := (labels < levels[0]) | (labels > levels[-1])).any():
-        raise UserError(
+        raise UnsuitedLabels(
             f"dimension {dimension.name!r}: the label {labels[np.argmax(outside)]:g} lies outside its "
             f"levels, {levels[0]:g} to {levels[-1]:g}."
         )

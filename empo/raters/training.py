@@ -15,7 +15,6 @@ import torch
 from sklearn.metrics import f1_score
 from torch.utils.data import Sampler
 from transformers import (
-    EarlyStoppingCallback,
     EvalPrediction,
     PrinterCallback,
     Trainer,
@@ -24,7 +23,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import set_seed
 
@@ -33,10 +31,11 @@ from empo.raters import losses
 from empo.raters.classifier import PairClassifier, PairClassifierConfig
 from empo.raters.encoder_rater import EncoderRater, rater_config
 from empo.raters.encoders import load_encoder, positions, resolve_encoder
+from empo.raters.fit import fit
 from empo.raters.inputs import InputSettings, PairTokenizer
 from empo.raters.settings import RaterSettings
 from empo.raters.targets import IGNORED, HeadLoss, collate, level_counts, training_rows
-from empo.raters.weight_average import BENEATH, WeightAverage
+from empo.raters.weight_average import WeightAverage
 from empo.rating import Dimension
 from empo.records import UserError
 
@@ -48,6 +47,11 @@ def trainer_arguments(given: Mapping[str, Any], args: TrainingArguments) -> dict
 
     bf16 on a CPU without it is switched off, and said so: emulated, it is slower than float32.
     """
+    if args.per_device_train_batch_size < 1 or args.num_train_epochs <= 0:
+        raise UserError(
+            f"per_device_train_batch_size {args.per_device_train_batch_size}, num_train_epochs "
+            f"{args.num_train_epochs:g}: both must be above 0."
+        )
     names = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     taken = {k: v for k, v in given.items() if k in names and k not in ("output_dir", "seed")}
     if args.bf16 and args.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -122,17 +126,13 @@ def train_classifier(
         data_collator=lambda items: collate(items, reader, len(dimensions)),
         loss=HeadLoss(settings, model, level_counts(rows, config.classes)),
         compute_metrics=lambda prediction: {"macro_f1": _macro_f1(prediction, config.classes)},
-        callbacks=[EarlyStoppingCallback(settings.patience)],
         optimizers=(_optimizer(model, args, settings.head_learning_rate), None),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Lines())
     if settings.ema_decay:
-        trainer.add_callback(WeightAverage(model, settings.ema_decay))
-    checkpoint = _last_checkpoint(folder, BENEATH if settings.ema_decay else TRAINER_STATE_NAME)
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.keep_average(WeightAverage(model, settings.ema_decay))
+    fit(trainer, settings.patience)
     described = rater_config(
         name,
         dimensions,
@@ -155,18 +155,24 @@ def train_classifier(
     return rater, facts
 
 
-def _last_checkpoint(folder: Path, last_file: str) -> str | None:
-    """The newest checkpoint that has the file which is written last; others were interrupted."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{last_file}")]
-    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
-
-
 class _Trainer(Trainer):
     """transformers' trainer with length-grouped batches whose order depends on seed and epoch only."""
 
     def __init__(self, *, loss: HeadLoss, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.loss = loss
+        self.average: WeightAverage | None = None
+
+    def keep_average(self, average: WeightAverage) -> None:
+        """Evaluate and save the average in place of the weights."""
+        self.average = average
+        self.add_callback(average)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The checkpoint's model, and the weights beneath it, before old checkpoints are removed."""
+        super()._save(output_dir, state_dict)
+        if self.average is not None and output_dir is not None:
+            self.average.write(output_dir)
 
     def compute_loss(
         self,

@@ -61,14 +61,10 @@ class WeightAverage(TrainerCallback):
         """Evaluate and save the average."""
         self._show(average=True)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Put the weights beneath the average into the checkpoint; it counts only with them."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        beside = folder / f".{BENEATH}"
-        save_file({name: value.contiguous() for name, value in self.other.items()}, beside)
-        beside.replace(folder / BENEATH)
+    def write(self, folder: str | Path) -> None:
+        """Put the weights beneath the average into a checkpoint."""
+        values = {name: value.contiguous() for name, value in self.other.items()}
+        save_file(values, Path(folder) / BENEATH)
 
     @torch.no_grad()
     def _show(self, average: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from empo.rating import MECHANISMS
@@ -14,6 +14,7 @@ _CONTROLS = {
     "always_level_0": "always level 0",
     "drawn_from_reference": "levels drawn from the reference distribution",
 }
+_AGAINST = {"against_level_0": "always_level_0", "against_drawn": "drawn_from_reference"}
 LABELS = {
     "diff_epitome": "DIFF-EPITOME",
     **{f"diff_epitome.{name}": f"DIFF-EPITOME {_SHORT[name]}" for name in MECHANISMS},
@@ -35,7 +36,7 @@ _CONTROLS_EXPLAINED = (
     "that never says anything empathetic; *levels drawn from the reference distribution* is what "
     "one scores that shows every level as often as the humans do, but at random, whatever it "
     "answers to (an exact expectation: twice the variance of the reference levels). A DIFF-EPITOME "
-    "that is not below a control says little about empathy. On the paper's own data *always level "
+    "that is not below a control (95 % interval of the paired difference below 0) says little about empathy. On the paper's own data *always level "
     "0* beats its best system, so a small DIFF-EPITOME alone is no sign of empathy either.\n"
 )
 _PUBLISHED = (
@@ -106,7 +107,7 @@ def _metric(measured: Mapping[str, Any], published: bool) -> str:
             _mean_sd(values),
             interval(values["interval"]),
             *(_mean_sd(values["mechanisms"][mechanism]) for mechanism in MECHANISMS),
-            str(values["n"]),
+            str(values["n"]) + (f" ({k} unscored)" if (k := values["unscored"]) else ""),
         ]
         for name, values in _systems(measured).items()
     }
@@ -125,19 +126,26 @@ def _metric(measured: Mapping[str, Any], published: bool) -> str:
 
 
 def _against_controls(measured: Mapping[str, Any]) -> str:
-    """Which systems are not below the controls on their own references."""
+    """Which systems are not shown to be below the controls on their own references."""
     lines = []
-    for control, label in _CONTROLS.items():
-        above = [
+    for key, control in _AGAINST.items():
+        not_shown = [
             name
             for name, values in _systems(measured).items()
-            if values["n"] and values["mean"] >= values["controls"][control]["mean"]
+            if values["n"] and not _below_0(values[key]["interval"])
         ]
-        if above:
-            lines.append(f"Not below the control “{label}”: {escape(', '.join(above))}.\n")
+        if not_shown:
+            lines.append(
+                f"Not shown to be below the control “{_CONTROLS[control]}”: "
+                f"{escape(', '.join(not_shown))}.\n"
+            )
     if not lines and _systems(measured):
         lines.append("Every system is below both controls.\n")
     return "".join(f"\n{line}" for line in lines)
+
+
+def _below_0(bounds: Sequence[float] | None) -> bool:
+    return bounds is not None and bounds[1] < 0
 
 
 def _signed(measured: Mapping[str, Any]) -> str:
@@ -201,17 +209,18 @@ def _sums(measured: Mapping[str, Any]) -> str:
                 _mean_sd(values["levels_sum"]),
                 number(values["levels_sum"]["length_correlation"]),
                 number(values["length_correlation"]),
+                str(values["blank"]),
                 str(values["unscored"]),
                 *(number(100 * cut[part], 1) for part in ("context", "response", "reference")),
             ]
         )
     return (
         "\nSum of the three levels (0 to 6), its correlation and that of DIFF-EPITOME with the "
-        "length of the response (r); responses left out because the rater could not score them or "
+        "length of the response (r); blank responses, which count as level 0; responses left out because the rater could not score them or "
         "their reference; per cent of the responses of which the rater cut the context, the "
         "response or the reference.\n\n"
         + table(
-            "system;sum of levels;r of the sum;r of DIFF-EPITOME;unscored;context cut;"
+            "system;sum of levels;r of the sum;r of DIFF-EPITOME;blank;unscored;context cut;"
             "response cut;reference cut".split(";"),
             rows,
         )

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from empo.rating import MECHANISMS
 
 _HUMAN = "black"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of Okabe and Ito, which colour-blind people can tell apart too."""
 _STYLES = ("-", "--", ":", "-.")
 _LEVEL_COLOURS = ("#dddddd", "#56b4e9", "#0072b2")
 _PANELS = (
@@ -30,7 +31,7 @@ def nidf_figure(systems: Mapping[str, Any], path: str | Path) -> None:
     axes.set_xlabel("NIDF of a response (0 = frequent words, 1 = rare words)")
     axes.set_ylabel("share of responses")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def iva_figure(systems: Mapping[str, Any], path: str | Path) -> None:
@@ -41,7 +42,7 @@ def iva_figure(systems: Mapping[str, Any], path: str | Path) -> None:
         axes.set_xlabel(f"|prompt − response| in {dimension}")
     panels[0].set_ylabel("share of responses")
     panels[-1].legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def epitome_figure(systems: Mapping[str, Any], path: str | Path) -> None:
@@ -62,7 +63,7 @@ def epitome_figure(systems: Mapping[str, Any], path: str | Path) -> None:
         axes.set_xlabel(f"{mechanism.replace('_', ' ')}: share of responses")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, title="level", loc="outside right center", frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_figure(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -75,8 +76,8 @@ def training_figure(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     figure, panels = _panels(len(shown), width=0.8 + 3.6 * len(shown))
     for axes, (key, label) in zip(panels, shown, strict=True):
         for name, colour, text in (
-            (key, _COLOURS[0], "training"),
-            (f"eval_{key}", _COLOURS[1], "validation"),
+            (key, COLOURS[0], "training"),
+            (f"eval_{key}", COLOURS[1], "validation"),
         ):
             points = [(row["step"], row[name]) for row in log if name in row]
             if points:
@@ -85,7 +86,7 @@ def training_figure(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         axes.set_xlabel("step")
         axes.set_ylabel(label)
         axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _panels(number: int, width: float) -> tuple[Figure, list[Axes]]:
@@ -108,7 +109,7 @@ def _distributions(axes: Axes, described: Mapping[str, Any]) -> None:
             [count / max(1, sum(counts)) for count in counts],
             edges,
             label=name.replace("$", r"\$"),  # no formula
-            color=_HUMAN if human else _COLOURS[i % len(_COLOURS)],
+            color=_HUMAN if human else COLOURS[i % len(COLOURS)],
             linestyle="-" if human else _STYLES[i % len(_STYLES)],
             linewidth=1.6,
         )
@@ -117,7 +118,8 @@ def _distributions(axes: Axes, described: Mapping[str, Any]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure, its folder made where missing; the same figure gives the same bytes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "empo"}):  # else ids are random

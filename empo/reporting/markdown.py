@@ -1,4 +1,4 @@
-"""Markdown that shows text as it is: tables, and escaping of what a model or a file says."""
+"""Tables and figures as text: markdown that shows any words as they are, and plain for a terminal."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) 
     rules = ["---" if i < left else "---:" for i in range(len(headers))]
     lines = [list(map(escape, headers)), rules, *(list(map(escape, row)) for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of plain texts with columns of one width, for a terminal; all but the first `left`
+    columns are numbers. The first row are the headers.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:

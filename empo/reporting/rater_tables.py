@@ -47,7 +47,7 @@ def count(value: Any) -> str:
 def evaluation_sections(evaluation: Mapping[str, Any]) -> str:
     """Everything measured: a table per dimension, then differences, calibration, length, errors."""
     dimensions = evaluation["dimensions"]
-    several = "seeds" in evaluation
+    several = len(evaluation.get("seeds", ())) > 1
     parts = [_dimension(name, entry, several) for name, entry in dimensions.items()]
     parts += [
         _means(evaluation["mean"]),

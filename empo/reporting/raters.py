@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.records import write_text
-from empo.reporting.markdown import escape, number, table
+from empo.reporting.markdown import aligned, escape, number, table
 from empo.reporting.rater_tables import NAMES, RATER, cell, count, evaluation_sections
 from empo.reporting.reliability import reliability_figure
 
@@ -43,7 +43,7 @@ def render_raters(results: Mapping[str, Any], figure: str | None = None) -> str:
         heading = f"## {escape(name)}\n\nSignature: {escape(entry['signature'])}\n"
         sections.append(f"{heading}\n{_rater_facts(entry)}")
         sections.append(evaluation_sections(entry["evaluation"]))
-    sections.append(_comparisons(results.get("comparisons", ())))
+    sections.append(_comparisons(results))
     if figure is not None:
         sections.append(
             "## Reliability\n\nShare of right levels over the top probability, 15 bins; the dotted "
@@ -69,7 +69,7 @@ def plain_summary(results: Mapping[str, Any]) -> str:
                 row = [name, f"mean over {len(mean['dimensions'])}", who, count(evaluation["n"])]
                 rows.append(row + [cell(found.get(key)) for key in _SHOWN])
     kept = [i for i, _ in enumerate(rows[0]) if i < 4 or any(row[i] != "—" for row in rows[1:])]
-    return _aligned([[row[i] for i in kept] for row in rows], left=3)
+    return aligned([[row[i] for i in kept] for row in rows], left=3)
 
 
 def plain_classes(results: Mapping[str, Any]) -> str:
@@ -83,18 +83,7 @@ def plain_classes(results: Mapping[str, Any]) -> str:
                     classes = of["predictors"].get(who, {}).get("classes", {})
                     row.append(cell(classes.get(level, {}).get("f1")))
                 rows.append(row)
-    return _aligned(rows, left=3) if len(rows) > 1 else ""
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return aligned(rows, left=3) if len(rows) > 1 else ""
 
 
 def _raters(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -167,7 +156,16 @@ def _rater_facts(entry: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
-def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
+def plain_comparisons(results: Mapping[str, Any]) -> str:
+    """Every paired difference, as plain text for a terminal; empty where there is none."""
+    rows = _pair_rows(results.get("comparisons", ()))
+    return aligned([_PAIR_HEADERS, *rows], left=3) if rows else ""
+
+
+_PAIR_HEADERS = ["pair", "dimension", "value", "difference", "n", "better"]
+
+
+def _pair_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows: list[list[str]] = []
     for pair in comparisons:
         named = list(pair["dimensions"].items())
@@ -192,30 +190,54 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
                 )
                 row = [f"{pair['a']} against {pair['b']}", name, NAMES[key], cell(of[key])]
                 rows.append([*row, count(of["n"]), better])
-    if not rows:
-        return ""
-    return (
-        "## Raters in pairs\n\nPaired bootstrap on the same inputs; positive: the first is better, "
-        "also for errors. The intervals are not corrected for the number of comparisons "
-        f"({len(rows)}): of twenty without any difference one is expected to exclude 0.\n\n"
-        + table(["pair", "dimension", "value", "difference", "n", "better"], rows, left=3)
-    )
+    return rows
+
+
+def _comparisons(results: Mapping[str, Any]) -> str:
+    comparisons = results.get("comparisons", ())
+    text = ""
+    if rows := _pair_rows(comparisons):
+        seeds = comparisons[0].get("seeds")
+        over = (
+            ""
+            if seeds is None
+            else f" What the runs held out, seed by seed (seeds {', '.join(map(str, seeds))}): mean ± "
+            "SD over the seeds, and the interval from the lowest bound of all seeds to the highest."
+        )
+        text = (
+            "Paired bootstrap on the same inputs; positive: the first is better, also for errors. The "
+            f"intervals are not corrected for the number of comparisons ({len(rows)}): of twenty "
+            f"without any difference one is expected to exclude 0.{over}\n\n"
+            + table(_PAIR_HEADERS, rows, left=3)
+        )
+        notes = dict.fromkeys(note for pair in comparisons for note in pair["notes"])
+        text += "".join(f"\n{escape(note)}\n" for note in notes)
+    if lacking := results.get("not_compared"):
+        rows = [
+            [f"{row['a']} against {row['b']}", row["dimension"], row["reason"]] for row in lacking
+        ]
+        heading = "Not compared:\n\n" if not text else "\nNot compared:\n\n"
+        text += heading + table(["pair", "dimension", "reason"], rows, left=3)
+    return f"## Raters in pairs\n\n{text}" if text else ""
 
 
 def grid_table(
-    entries: Sequence[Mapping[str, Any]], not_run: Sequence[Mapping[str, str]] = ()
+    entries: Sequence[Mapping[str, Any]],
+    not_run: Sequence[Mapping[str, str]] = (),
+    schema: str = "",
 ) -> str:
     """Architectures by losses in one table per dimension, as markdown.
 
     An entry has `architecture`, `loss` and `evaluation` (aggregated over seeds). Cells are the mean
     ± SD over seeds with the interval. The baselines follow, and the published rows of Shayan where
-    a table is on their scale (four classes, or 0 to 1).
+    a table has their data: a dimension of a corpus of this `schema`, on their scale.
     """
     names = dict.fromkeys(n for entry in entries for n in entry["evaluation"]["dimensions"])
-    text = "# Architectures and losses\n\n" + "\n".join(_grid_of(entries, name) for name in names)
+    text = "# Architectures and losses\n\n"
+    text += "\n".join(_grid_of(entries, name, schema) for name in names)
     text += (
-        "\nTwo rows may only be said to differ after a paired comparison on the same inputs "
-        "(`python eval/raters.py --rater A B`).\n"
+        "\nTwo rows may only be said to differ after a paired comparison of what their runs held "
+        "out (`python eval/raters.py --held-out RUN RUN`).\n"
     )
     if not_run:
         rows = [[entry["architecture"], entry["loss"], entry["reason"]] for entry in not_run]
@@ -227,20 +249,21 @@ _GRID_KEYS = {
     "classes": ("accuracy", "macro_f1", "weighted_f1"),
     "interval": ("mse", "mae", "pearson", "spearman", "cosine"),
 }
-_PUBLISHED: dict[str, tuple[tuple[str, str, dict[str, str]], ...]] = {
-    "classes": (
+_PUBLISHED: dict[tuple[str, str, str], tuple[tuple[str, str, dict[str, str]], ...]] = {
+    ("epitome", "empathy", "classes"): (
         ("bi-encoder", "focal", {"accuracy": ".653"}),
         ("cross-encoder", "all losses", {"accuracy": ".565 to .584"}),
     ),
-    "interval": (
+    ("stories", "empathy", "interval"): (
         ("bi-encoder", "mse", {"mse": ".0946", "pearson": ".280"}),
         ("cross-encoder", "mae", {"mse": ".0934", "pearson": ".280"}),
         ("constant", "—", {"mse": ".0988"}),
     ),
 }
+"""Rows of Shayan by schema of the corpus, dimension and task: no other data have these errors."""
 
 
-def _grid_of(entries: Sequence[Mapping[str, Any]], dimension: str) -> str:
+def _grid_of(entries: Sequence[Mapping[str, Any]], dimension: str, schema: str) -> str:
     text = ""
     for task, keys in _GRID_KEYS.items():
         rows: list[list[str]] = []
@@ -261,8 +284,8 @@ def _grid_of(entries: Sequence[Mapping[str, Any]], dimension: str) -> str:
                     baselines.append(row)
         if not rows:
             continue
-        published = all(_as_published(of) for of in scales)
-        for architecture, loss, values in _PUBLISHED[task] if published else ():
+        published = all(map(_as_published, scales)) and _PUBLISHED.get((schema, dimension, task))
+        for architecture, loss, values in published or ():
             cells = [values.get(key, "—") for key in keys]
             baselines.append([architecture, f"{loss}, published (Shayan)", *cells, "—", "—"])
         headers = ["architecture", "loss", *(NAMES[key] for key in keys), "n", "seeds"]

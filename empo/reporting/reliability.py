@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from empo.reporting.figures import _COLOURS, _save
+from empo.reporting.figures import COLOURS, save_figure
 
 _COLUMNS = 4
 
@@ -41,7 +41,7 @@ def reliability_figure(evaluations: Mapping[str, Any], path: str | Path) -> None
             accuracy = [row["accuracy"] for row in found["bins"]]
             total = sum(row["n"] for row in found["bins"])
             sizes = [8 + 150 * row["n"] / total for row in found["bins"]]
-            colour = _COLOURS[r % len(_COLOURS)]
+            colour = COLOURS[r % len(COLOURS)]
             axes.plot(confidence, accuracy, color=colour, linewidth=1)
             axes.scatter(confidence, accuracy, sizes, color=colour, label=_plain(rater), alpha=0.8)
         axes.set_xlim(0, 1)
@@ -51,7 +51,7 @@ def reliability_figure(evaluations: Mapping[str, Any], path: str | Path) -> None
         axes.set_ylabel("share of right levels" if i % columns == 0 else "")
         if i == 0 and len(raters) > 1:
             axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ from empo.reporting import published as published_rows
 from empo.reporting.epitome import LABELS as EPITOME_LABELS
 from empo.reporting.epitome import beside_summary, bold_warnings, empathy_levels, moving_with_length
 from empo.reporting.figures import epitome_figure, iva_figure, nidf_figure, training_figure
-from empo.reporting.markdown import escape, interval, number, table
+from empo.reporting.markdown import aligned, escape, interval, number, table
 from empo.reporting.published import with_published
 
 _LABELS = {
@@ -123,15 +123,7 @@ def summary(results: Mapping[str, Any]) -> str:
                 number(metrics.get("length", {}).get("mean_characters"), 1),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(lines) + beside_summary(results)
+    return aligned(rows) + beside_summary(results)
 
 
 def _metrics(systems: Mapping[str, Any]) -> set[str]:

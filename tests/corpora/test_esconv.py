@@ -44,7 +44,9 @@ def test_neighbours_are_merged_before_the_window_is_cut(tmp_path: Path) -> None:
     corpus = read_esconv(write(tmp_path / "own.jsonl", DIALOG), before=1, after=2)
     first, second, third = corpus.examples
     assert [example.id for example in corpus.examples] == ["own:1:1", "own:1:3", "own:1:5"]
-    assert {example.group for example in corpus.examples} == {"own:1"}
+    (group,) = {example.group for example in corpus.examples}
+    moved = read_esconv(write(tmp_path / "test.jsonl", [usr("Hi."), sys_("So.", "Others")], DIALOG))
+    assert [example.group == group for example in moved.examples] == [False, True, True, True]
     assert first.input.context == ()
     assert second.input.context == (Turn("user", "Hi. I failed."),)
     assert second.input.response == "That hurts. What happened? Well."
@@ -96,7 +98,7 @@ def test_a_folder_gives_one_split_or_all(tmp_path: Path) -> None:
         write(tmp_path / f"{split}.jsonl", *[DIALOG] * number)
     assert read_esconv(tmp_path).rows == 6
     valid = read_esconv(tmp_path, "valid")
-    assert {example.group for example in valid.examples} == {"valid:1", "valid:2"}
+    assert [example.id for example in valid.examples[::3]] == ["valid:1:1", "valid:2:1"]
     with pytest.raises(UserError, match="split 'dev': ESConv has train, valid, test."):
         read_esconv(tmp_path, "dev")
     with pytest.raises(UserError, match="this is one file, so there is no split 'test' to choose"):
@@ -116,7 +118,7 @@ def test_unusable_dialogues_are_rejected(tmp_path: Path) -> None:
         ("own:2", "no supporter turn", "own.jsonl line 2"),
         ("own:3", "no supporter turn", "own.jsonl line 3"),
     ]
-    assert {example.group for example in corpus.examples} == {"own:4"}
+    assert [example.id for example in corpus.examples] == ["own:4:1", "own:4:3", "own:4:5"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from empo.corpora.epitome import FILES as EPITOME_FILES
-from empo.corpora.examples import SCHEMAS, load_labelled, read_examples
+from empo.corpora.examples import SCHEMAS, load_labelled, options_of, read_examples
 from empo.corpora.intents import load_definitions
 from empo.dialogues import Turn
 from empo.rating import Dimension, RatingInput
@@ -185,6 +185,12 @@ def test_options_go_to_the_reader(sources: dict[str, list[Path]]) -> None:
     assert str(error.value) == f"{path}: the schema 'levels' has no option 'before'; it has: none."
     with pytest.raises(UserError, match="no option 'befor'; it has: split, before, after, stages."):
         load_labelled(sources["esconv"][0], befor=2)
+
+
+def test_the_options_of_a_schema_can_be_asked(sources: dict[str, list[Path]]) -> None:
+    asked = {schema: options_of(paths[0]) for schema, paths in sources.items()}
+    assert asked["levels"] == [] and asked["intents"] == ["definitions", "before", "after"]
+    assert asked["examples"] == options_of("anywhere", "examples") == ["definitions"]
 
 
 def test_what_cannot_be_told_names_the_known_schemas(

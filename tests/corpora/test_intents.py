@@ -14,6 +14,7 @@ from empo.corpora.intents import (
     load_definitions,
     read_intents,
 )
+from empo.corpora.labelled import group_of
 from empo.dialogues import Turn
 from empo.records import UserError
 
@@ -68,7 +69,11 @@ def test_agent_turns_are_targets_with_a_window(write_csv: WriteCsv, small: Path)
     ]
     corpus = read_intents(write_csv("own.csv", [HEADER, *rows]), small, before=2, after=1)
     assert [example.id for example in corpus.examples] == ["d1:2", "d1:4", "d1:10", "d2:1"]
-    assert [example.group for example in corpus.examples] == ["d1", "d1", "d1", "d2"]
+    first, second = (
+        group_of(texts)
+        for texts in (["Hi.", "It broke.", "I am sorry.", "Which model?"], ["Hello."])
+    )
+    assert [example.group for example in corpus.examples] == [first] * 3 + [second]
     assert [dict(example.labels) for example in corpus.examples] == [
         {"asks": 0.0, "sorry": 0.0, "warmth": 1.0},
         {"asks": 0.0, "sorry": 1.0, "warmth": 1.0},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from empo.corpora.labelled import group_of
 from empo.corpora.stories import (
     URDU_SCORES,
     URDU_STORIES,
+    check_apart,
     read_stories,
     read_urdu,
     story_groups,
-    urdu_annotations,
 )
 from empo.rating import RatingInput
 from empo.records import UserError
@@ -51,7 +51,7 @@ def test_pairs_that_a_chain_of_stories_joins_are_one_group(write_csv: WriteCsv) 
     for text in ("story", "summary"):
         corpus = read_stories(path, text)
         groups = [example.group for example in corpus.examples]
-        assert groups == ["own:1", "own:1", "own:1", "own:4", "own:1"]
+        assert groups == [group_of(["a"])] * 3 + [group_of(["f"]), group_of(["a"])]
         assert corpus.counts == {
             "missing labels": 0,
             "stories": 7,
@@ -64,7 +64,26 @@ def test_a_rejected_pair_joins_nothing_and_names_no_group(write_csv: WriteCsv) -
     rows = [pair("a", "c", "", "", "", " "), pair("a", "b"), pair("c", "d"), pair("b", "e")]
     corpus = read_stories(write_csv("own.csv", [TEXTS + LABELS, *rows]))
     found = [(example.id, example.group) for example in corpus.examples]
-    assert found == [("own:2", "own:2"), ("own:3", "own:3"), ("own:4", "own:2")]
+    a, c = group_of(["a"]), group_of(["c"])
+    assert found == [("own:2", a), ("own:3", c), ("own:4", a)]
+
+
+def test_a_group_has_one_name_in_every_file(write_csv: WriteCsv) -> None:
+    rows = [pair("b", "a"), pair("c", "b")]
+    one = read_stories(write_csv("one.csv", [TEXTS + LABELS, pair("x", "y"), *rows]))
+    two = read_stories(write_csv("two.csv", [TEXTS + LABELS, *reversed(rows)]))
+    groups = [{example.group for example in corpus.examples} for corpus in (one, two)]
+    assert len(groups[0]) == 2 and groups[1] < groups[0]
+
+
+def test_a_story_in_two_corpora_is_named(write_csv: WriteCsv) -> None:
+    one = read_stories(write_csv("one.csv", [TEXTS + LABELS, pair("a", "b"), pair("c", "d")]))
+    two = read_stories(write_csv("two.csv", [TEXTS + LABELS, pair("e", "d"), pair("f", "d")]))
+    message = f"{one.source}, {two.source}: texts of stories in both: 1, the first 'd'."
+    with pytest.raises(UserError) as error:
+        check_apart(one, two)
+    assert str(error.value).startswith(message)
+    check_apart(one, read_stories(write_csv("three.csv", [TEXTS + LABELS, pair("e", "f")])))
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh")), min_size=1))
@@ -142,11 +161,6 @@ def test_urdu_labels_are_the_means_of_four_people(write_csv: WriteCsv) -> None:
         ("interval", 1.0, 4.0, None)
     }
     assert [(r.id, r.reason) for r in corpus.rejected] == [("cleaned_urdu_stories:2", "empty text")]
-    tidy = urdu_annotations(folder)
-    assert len(tidy) == 24
-    assert tidy[2] == {"item": example.id, "rater": "Person_1", "aspect": "empathy", "value": 2.5}
-    assert tidy[9]["rater"] == "Person_4" and tidy[9]["value"] == 3.5
-    assert tidy[12]["item"] == "cleaned_urdu_stories:2"
 
 
 def test_urdu_files_that_do_not_belong_together_are_refused(write_csv: WriteCsv) -> None:
@@ -155,9 +169,8 @@ def test_urdu_files_that_do_not_belong_together_are_refused(write_csv: WriteCsv)
         "cleaned_urdu_stories.csv has 1 rows and Urdu_Dataset_Annotation.csv 2; they belong "
         "together row by row, so one of them is not whole."
     )
-    for read in (read_urdu, urdu_annotations):
-        with pytest.raises(UserError, match=message):
-            read(folder)
+    with pytest.raises(UserError, match=message):
+        read_urdu(folder)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +183,9 @@ def test_urdu_files_that_do_not_belong_together_are_refused(write_csv: WriteCsv)
 )
 def test_a_bad_urdu_score_is_refused(write_csv: WriteCsv, value: str, message: str) -> None:
     folder = write_urdu(write_csv, [["a", "b"]], [[1, 1, 1, value, *[1] * 8]])
-    for read in (read_urdu, urdu_annotations):
-        with pytest.raises(UserError) as error:
-            read(folder)
-        assert str(error.value).startswith(f"{folder / URDU_SCORES}, {message}")
+    with pytest.raises(UserError) as error:
+        read_urdu(folder)
+    assert str(error.value).startswith(f"{folder / URDU_SCORES}, {message}")
 
 
 @pytest.mark.parametrize(
@@ -204,15 +216,15 @@ def test_the_real_stories(
         assert corpus.facts()["labels"]["event"] == event
 
 
+def test_the_real_parts_share_no_story(real: Path) -> None:
+    folder = real / "empathic_stories"
+    check_apart(read_stories(folder / "pairs_dev.csv"), read_stories(folder / "pairs_test.csv"))
+
+
 def test_the_real_urdu_pairs(real: Path) -> None:
     corpus = read_urdu(real / "urdu_pairs")
     assert (corpus.rows, len(corpus.examples)) == (291, 291)
     assert corpus.counts["stories"] == 2 * 291
-    tidy = urdu_annotations(real / "urdu_pairs")
-    assert len(tidy) == 291 * 12
-    assert Counter(row["rater"] for row in tidy) == dict.fromkeys(
-        ("Person_1", "Person_2", "Person_3", "Person_4"), 873
-    )
     # the file's own averages, to see that rows and columns are joined as they were meant
     from empo.corpora.csv_rows import read_csv
 

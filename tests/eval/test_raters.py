@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from empo.corpora.examples import load_labelled
+from empo.raters.held_out import Unit
+from empo.raters.held_out import measure as held_out_measure
 from empo.rating import Dimension, Ratings
-from empo.records import UserError, write_jsonl
+from empo.records import UserError, write_json, write_jsonl
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "raters.py"
 WARMTH = Dimension("warmth", 0, 2, "ordinal", (0.0, 1.0, 2.0))
@@ -92,7 +94,7 @@ def measure(script, judged, tmp_path):
 
     def run(raters, *, definitions="labels.yaml", **options):
         given = script.Settings(rater=list(raters), input="", output=str(tmp_path), **options)
-        named = {"dimensions": judged / definitions} if definitions else {}
+        named = {"definitions": judged / definitions} if definitions else {}
         corpus = load_labelled(judged / "judged.jsonl", **named)
         code = script.measure(raters, corpus, given, "python eval/raters.py")
 
@@ -187,19 +189,161 @@ def test_a_dimension_asked_for_that_a_rater_lacks_gives_3(measure, capsys):
     assert "asked for, but not run: words: the rater has no" in capsys.readouterr().err
 
 
-def test_the_limit_takes_the_first_examples(measure):
-    _, results = measure({"words": Words()}, limit=12)
-    assert results["input"]["evaluated"] == 12
-    assert results["raters"]["words"]["evaluation"]["groups"] == 3
+def test_the_limit_draws_examples_by_the_seed(measure):
+    """The file is sorted by context: its first 12 replies are those to three contexts."""
+    groups = []
+    for seed in (0, 0, 1):
+        _, results = measure({"words": Words()}, limit=12, seed=seed)
+        assert results["input"]["evaluated"] == 12
+        of = results["raters"]["words"]["evaluation"]
+        assert of["groups"] > 3
+        groups.append((of["groups"], of["dimensions"]["warmth"]["n"], of["truncated"]))
+    assert groups[0] == groups[1] != groups[2]
 
 
 def test_a_single_input_has_values_but_no_baselines(measure):
-    _, results = measure({"same": Same(WARMTH, 0.0)}, limit=1)
+    _, results = measure({"words": Words()}, limit=1, seed=2)
     assert results["baseline_fit"] == "not fitted: that needs two inputs."
-    accuracy = results["raters"]["same"]["evaluation"]["dimensions"]["warmth"]["predictors"]
+    accuracy = results["raters"]["words"]["evaluation"]["dimensions"]["warmth"]["predictors"]
     assert accuracy.keys() == {"rater"}
     assert accuracy["rater"]["accuracy"]["value"] == 1
     assert accuracy["rater"]["accuracy"]["reasons"]["interval"] == "needs two inputs"
+
+
+def test_raters_measured_in_other_ways_are_not_compared_and_it_is_said(measure, tmp_path):
+    _, results = measure(
+        {"words": Words(), "number": Same(Dimension("warmth", 0, 2, "interval"), 1.0)}
+    )
+    assert results["comparisons"] == []
+    reason = "one is measured in the classes 0, 1, 2, one as a number from 0 to 2"
+    row = {"a": "words", "b": "number", "dimension": "warmth", "reason": reason}
+    assert results["not_compared"] == [row]
+    assert f"| words against number | warmth | {reason} |" in (tmp_path / "rater.md").read_text()
+
+
+def test_a_rater_that_was_trained_on_the_input_is_warned_of(script, judged, tmp_path, capsys):
+    corpus = load_labelled(judged / "judged.jsonl", definitions=judged / "labels.yaml")
+    folder, output = tmp_path / "mine", tmp_path / "out"
+    folder.mkdir()
+    other = [{"files": [{"file": "x", "sha256": "0" * 64}]}]
+    same = [{"files": corpus.files}]
+    warning = "rater mine was trained on a part of this input; its scores here show memory."
+    for data, settings, warned in (
+        (same, {}, True),
+        (other, {}, False),
+        ([{"files": corpus.files[1:]}], {}, False),  # what labels mean is no judgement
+        (other + same, {"test": "judged.jsonl"}, False),  # only measured on it
+        (same + other, {"test": "other.jsonl"}, True),
+    ):
+        write_json(folder / "run.json", {"data": data, "settings": settings})
+        given = script.Settings(rater=[str(folder)], input="", output=str(output))
+        assert script.measure({"mine": Words()}, corpus, given, "python eval/raters.py") == 0
+        places = (
+            " ".join(json.loads((output / "rater.json").read_text())["raters"]["mine"]["warnings"]),
+            (output / "rater.md").read_text(),
+            capsys.readouterr().err,
+        )
+        assert [warning in place for place in places] == [warned] * 3
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Write a finished run: two seeds, two folds, a rater that is right in the first `right`."""
+
+    def write(name, right, seeds=(1, 2), dimension=WARMTH, ids=40, folds=2):
+        units = []
+        for seed in seeds:
+            for fold in range(folds):
+                rows = []
+                for i in range(fold, ids, folds):
+                    gold = i // 2 % 3
+                    said = gold if i < right + seed else (gold + 1) % 3
+                    said = {
+                        "gold": float(gold),
+                        "score": float(said),
+                        "constant": 0.0,
+                        "length": 1.0,
+                    }
+                    row = {"id": f"r{i}", "group": f"g{i // 2}", "seed": seed, "fold": fold}
+                    row |= {"characters": i, "truncated": False, "response_truncated": False}
+                    row |= {key: {"warmth": value} for key, value in said.items()}
+                    rows.append(row | {"probabilities": {"warmth": None}})
+                unit = Unit(seed, fold, tmp_path / name / "units" / f"seed-{seed}" / f"fold-{fold}")
+                write_jsonl(unit.folder / "predictions.jsonl", rows[:: 1 if name < "b" else -1])
+                write_json(unit.folder / "unit.json", {"validation_score": 0.5})
+                units.append(unit)
+        evaluation, _ = held_out_measure(units, [dimension])
+        corpus = {
+            "source": "judged.jsonl",
+            "schema": "examples",
+            "examples": ids,
+            "groups": ids // 2,
+        }
+        corpus |= {"rejected": {}, "files": [{"file": "judged.jsonl", "sha256": "ab" * 32}]}
+        results = {"name": name, "raters": {name: f"{name}@1"}, "warnings": [f"{name} warns."]}
+        results |= {"data": [corpus], "split": {"group": "whole", "folds": folds}, "baselines": {}}
+        results |= {"evaluation": evaluation}
+        write_json(tmp_path / name / "results.json", results)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_runs_are_compared_on_what_both_held_out(script, finished, tmp_path, capsys):
+    good, poor = finished("a", 36), finished("b", 10, seeds=(2, 1, 7))
+    output = tmp_path / "out"
+    assert script.main(["--held-out", good, poor, "--output", str(output)]) == 0
+    results = json.loads((output / "rater.json").read_text("utf-8"))
+    (pair,) = results["comparisons"]
+    assert (pair["a"], pair["b"], pair["seeds"], pair["n"]) == ("a", "b", [1, 2], 40)
+    accuracy = pair["dimensions"]["warmth"]["accuracy"]
+    # 37 and 38 of 40 right, against 11 and 12: paired by id, though b has the rows in other order
+    assert accuracy["seeds"] == pytest.approx([26 / 40, 26 / 40])
+    assert accuracy["interval"][0] > 0
+    report = (output / "rater.md").read_text("utf-8")
+    assert "| a against b | warmth | accuracy | 0.650 ± 0.000 \\[" in report
+    assert "(seeds 1, 2)" in report
+    assert "a warns." in report
+    shown = capsys.readouterr().out
+    assert "a against b  warmth     accuracy  0.650 ± 0.000 [" in shown
+
+
+def test_runs_that_held_out_other_inputs_are_refused(script, finished, tmp_path):
+    first = finished("a", 36)
+    for other, message in (
+        (
+            finished("b", 10, ids=42),
+            r"seed 1 held out other inputs, 2 stand in one run only .*'r40'",
+        ),
+        (finished("c", 10, folds=1), "seed 1 held out other inputs, 40 stand in one run only"),
+        (finished("d", 10, seeds=(3,)), "no seed in common .a: 1, 2; d: 3."),
+        (str(tmp_path), "this is no finished run of recipes/rater.py"),
+    ):
+        with pytest.raises(UserError, match=message):
+            script.main(["--held-out", first, other, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_with_other_kinds_of_loss_are_not_compared(script, finished, tmp_path):
+    number = finished("b", 36, dimension=Dimension("warmth", 0, 2, "interval"))
+    argv = ["--held-out", finished("a", 36), number, "--output", str(tmp_path / "out")]
+    assert script.main(argv) == 0
+    results = json.loads((tmp_path / "out" / "rater.json").read_text("utf-8"))
+    assert results["comparisons"] == []
+    assert len(results["not_compared"]) == 1  # not once per seed
+
+
+def test_held_out_or_input(script):
+    for argv, messages in (
+        (["--held-out", "a"], ["--held-out: give two runs or more."]),
+        (["--held-out", "a", "a"], ["--held-out: one stands there twice."]),
+        (["--held-out", "a", "b", "--input", "x"], ["--input: does not go with --held-out"]),
+        (["--rater", "a"], ["--input: missing (give --rater and --input, or --held-out)."]),
+    ):
+        with pytest.raises(UserError) as error:
+            script.main(argv)
+        for message in messages:
+            assert message in str(error.value)
 
 
 def test_nothing_shared_is_refused(measure):
@@ -226,7 +370,7 @@ def test_problems_are_reported_at_once(script, judged):
         script.main(["--rater", "a", "a", "--input", "x", "--limit", "0", "--scale", "cosine"])
     for text in (
         "--limit: 0 is no positive number",
-        "a rater stands there twice",
+        "--rater: one stands there twice",
         "--scale: 'cosi",
     ):
         assert text in str(error.value)

@@ -153,6 +153,32 @@ def test_what_was_not_scored_is_left_out_and_counted():
     assert values["levels_sum"]["n"] == 2
 
 
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_blank_response_is_level_0_and_counted(blank):
+    """The rater has no score for it; left out, the worst answers would better a system's mean."""
+    spoken = diff_epitome(responses_of(("100", "100"), ("000", "222")), DigitRater()).values
+    result = diff_epitome(responses_of(("100", "100"), (blank, "222")), DigitRater())
+    assert result.values["mean"] == spoken["mean"] == 2
+    assert (result.values["n"], result.values["unscored"], result.values["blank"]) == (2, 0, 1)
+    assert spoken["blank"] == 0
+    assert result.per_response["epitome_levels"].tolist() == [1, 0]
+
+
+def test_differences_to_the_controls_by_hand():
+    values = diff_epitome(FOUR, DigitRater()).values
+    # per response 2/3 5/3 8/3 0, against always level 0: 1/3 5/3 4/3 1/3
+    found = values["against_level_0"]
+    assert found["difference"] == pytest.approx((1 / 3 + 0 + 4 / 3 - 1 / 3) / 4)
+    assert -1 / 3 <= found["interval"][0] < found["difference"] < found["interval"][1] <= 4 / 3
+    drawn = values["controls"]["drawn_from_reference"]["mean"]
+    assert values["against_drawn"]["difference"] == pytest.approx(values["mean"] - drawn)
+    silent = diff_epitome(responses_of(("000", "100"), ("000", "222")), DigitRater()).values
+    assert silent["against_level_0"] == {"difference": 0, "interval": [0, 0]}
+    alone = diff_epitome(FOUR[:1], DigitRater()).values["against_level_0"]
+    assert alone["interval"] is None
+    assert alone["reasons"] == {"interval": "needs two responses that have this value"}
+
+
 class PartlyRater(DigitRater):
     """Cannot tell the interpretations of any text, cuts everything, and warns."""
 

@@ -258,6 +258,38 @@ def test_what_the_command_refuses(
     assert message in capsys.readouterr().err
 
 
+def test_the_two_raters_of_intents_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    definitions = tmp_path / "own.yaml"
+    definitions.write_text("intents: {asks: The agent asks.}\nperceived: {warmth: Is warm.}\n")
+    path = tmp_path / "own.csv"
+    rows = ["dialogue_id,turn,role,text,asks_1,asks_2,warmth_1,warmth_2", "d,0,customer,Hi,,,,"]
+    rows += [
+        "d,1,agent,A,1,1,1,2",
+        "d,2,agent,B,0,1,2,3",
+        "d,3,agent,C,0,0,,",
+        "d,4,agent,D,1,1,4,5",
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    words = ["--input", str(path), "--schema", "intents", "--resamples", "100"]
+    own = ["--definitions", str(definitions)]
+    assert call(monkeypatch, *words, *own, "--output", str(tmp_path / "out")) == 0
+    result = read_json(tmp_path / "out" / "agreement.json")
+    asks, warmth = result["rows"]
+    assert (asks["aspect"], asks["items"], asks["raters"]) == ("asks", 4, 2)
+    assert asks["coefficients"]["agreement"]["value"] == 0.75
+    assert asks["coefficients"]["kappa"]["value"] == pytest.approx(0.5)  # (.75 - .5) / (1 - .5)
+    assert (warmth["items"], warmth["coefficients"]["pearson"]["value"]) == (3, pytest.approx(1))
+    assert call(monkeypatch, *words, "--wide", "{aspect}_{rater}") == 2
+    assert "--wide: the columns of the schema intents are known" in capsys.readouterr().err
+    assert call(monkeypatch, "--input", str(path), *own) == 2
+    assert "--definitions: only --schema intents has them" in capsys.readouterr().err
+    path.write_text(f"{rows[0]}\n{rows[1]}\n")
+    assert call(monkeypatch, *words, *own) == 2
+    assert f"{path}: nobody judged anything in it." in capsys.readouterr().err
+
+
 def test_the_help_names_both_kinds_of_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

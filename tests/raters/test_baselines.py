@@ -1,9 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from empo.corpora.labelled import Example
 from empo.dialogues import Turn
-from empo.raters.baselines import baseline_predictions, length_features
-from empo.rating import Dimension, RatingInput
+from empo.raters.baselines import baseline_predictions, characters, length_features
+from empo.raters.held_out import Unit
+from empo.raters.held_out import predict as predict_held_out
+from empo.raters.splits import Split
+from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import UserError
 
 LEVELS = Dimension("warmth", 0, 2, "ordinal", (0.0, 1.0, 2.0))
@@ -71,6 +77,27 @@ def test_features_by_hand():
     assert features == pytest.approx(np.log([[15, 4]]))
     both = length_features([RatingInput("ab", "one two, three")], symmetric=True)
     assert both == pytest.approx(np.log([[3, 2, 15, 4]]))
+
+
+def test_the_length_of_an_input_has_one_definition():
+    """Where scores are held out and where they are compared: both texts if they are alike."""
+    pair = RatingInput((Turn("user", "a b"), Turn("assistant", "cd")), "one two, three")
+    assert (characters(pair), characters(pair, symmetric=True)) == (14, 14 + len("a b\ncd"))
+
+    class Silent:
+        dimensions = (SCALE,)
+
+        def score(self, pairs, *, batch_size=32):
+            return Ratings.of((SCALE,), np.full((len(pairs), 1), 2.0), "silent@1")
+
+    examples = [
+        Example(f"e{i}", f"g{i}", RatingInput("x" * i, "y" * 7), {"event": 1 + i % 3})
+        for i in range(12)
+    ]
+    split = Split(np.arange(8), np.arange(8, 10), np.arange(10, 12), False)
+    for symmetric in (False, True):
+        rows = predict_held_out(Silent(), Unit(1, 0, Path()), split, examples, [SCALE], symmetric)
+        assert [row["characters"] for row in rows] == ([17, 18] if symmetric else [7, 7])
 
 
 def test_missing_labels_are_left_out_and_a_dimension_without_any_has_no_prediction():

@@ -255,6 +255,11 @@ def test_seeker_attention_is_the_formula_of_the_paper() -> None:
     assert np.abs(expected - without).max() > 1e-3
 
 
+def test_a_context_without_mask_needs_a_length() -> None:
+    with pytest.raises(UserError, match="mask_context: false needs pad_context_to"):
+        PairClassifierConfig(mask_context=False)
+
+
 def test_the_marking_loss_leaves_out_what_has_no_mark(loaded: dict[str, PreTrainedModel]) -> None:
     model = build(loaded["bert"], rationales=True, classes=[3])
     tensors = batch("cross_encoder", n=1)

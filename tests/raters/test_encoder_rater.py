@@ -191,7 +191,8 @@ def good(low: float = 0.1) -> dict[str, Any]:
     """Evidence that the rater is better than both baselines in both dimensions, for low > 0."""
     better = {"difference": 0.2, "interval": [low, 0.3]}
     one = {"metric": "macro_f1", "constant": better, "length": better}
-    return {"n": 40, "groups": 10, "dimensions": {d.name: one for d in DIMENSIONS}}
+    shown = {d.name: one for d in DIMENSIONS}
+    return {"n": 40, "groups": 10, "drawn": "groups", "notes": [], "dimensions": shown}
 
 
 def test_every_rating_carries_the_warnings_of_its_rater(build: Build, tmp_path: Path) -> None:
@@ -209,6 +210,121 @@ def test_every_rating_carries_the_warnings_of_its_rater(build: Build, tmp_path: 
     shaken(rater.model, seed=1).save_pretrained(tmp_path)
     (warning,) = load_rater(tmp_path, "cpu").score(pairs).warnings
     assert "its evidence belongs to other weights" in warning
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_changed_architecture_or_tokenizer_is_another_rater_without_evidence(
+    build: Build, tmp_path: Path
+) -> None:
+    build("cross_encoder").save(tmp_path, good())
+    before = load_rater(tmp_path, "cpu")
+    assert before.warnings == ()
+    words = json.loads((tmp_path / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["lost"], vocabulary["job"] = vocabulary["job"], vocabulary["lost"]
+    edit(tmp_path / "tokenizer.json", model=words["model"])
+    swapped = load_rater(tmp_path, "cpu")
+    edit(tmp_path / "config.json", architecture="window")
+    window = load_rater(tmp_path, "cpu")
+    assert len({rater.signature for rater in (before, swapped, window)}) == 3
+    for rater in (swapped, window):
+        assert "its evidence belongs to other weights" in rater.warnings[0]
+
+
+def test_edited_settings_lose_the_evidence(build: Build, tmp_path: Path) -> None:
+    build().save(tmp_path, good())
+    facts = json.loads((tmp_path / RATER_CONFIG).read_text())
+    facts["settings"]["inputs"]["lowercase"] = True
+    edit(tmp_path / RATER_CONFIG, settings=facts["settings"])
+    (warning,) = load_rater(tmp_path, "cpu").warnings
+    assert "its evidence belongs to other weights, tokenizer or settings" in warning
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_rater_without_its_tokenizer(build: Build, tmp_path: Path, name: str) -> None:
+    build().save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=f"the tokenizer lacks {name}"):
+        load_rater(tmp_path, "cpu")
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(build: Build, tmp_path: Path) -> None:
+    build().save(tmp_path)
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')\nfrom transformers import BertTokenizer as Own\n"
+    (tmp_path / "own.py").write_text(code)
+    custom = {"AutoTokenizer": ["own.Own", "own.Own"]}
+    edit(tmp_path / "tokenizer_config.json", auto_map=custom, tokenizer_class="Own")
+    with pytest.raises(
+        UserError, match=r"tokenizer cannot be loaded .*custom code(.|\n)*never run"
+    ):
+        load_rater(tmp_path, "cpu")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "settings, inputs: an object is expected, not None"),
+        ({"inputs": 3}, "settings, inputs: an object is expected, not 3"),
+        ({"inputs": {"max_len": 3}}, "settings, inputs: max_len is unknown; known are max_length"),
+        ({"inputs": {"max_length": "x"}}, "settings, inputs, max_length: .* integer"),
+    ],
+)
+def test_settings_that_say_nothing_of_the_inputs(
+    build: Build, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    build().save(tmp_path)
+    edit(tmp_path / RATER_CONFIG, settings=settings)
+    with pytest.raises(UserError, match=rf"rater_config\.json, {said}"):
+        load_rater(tmp_path, "cpu")
+
+
+def test_damaged_files(build: Build, tmp_path: Path) -> None:
+    build().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["encoder"]["model_type"]
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    for name, content, said in (
+        ("model.safetensors", weights[: len(weights) // 2], "classifier cannot be loaded .*header"),
+        ("config.json", json.dumps(config).encode(), "classifier's encoder has no model_type"),
+        ("config.json", b"[]", "the classifier cannot be loaded"),
+        ("tokenizer.json", b"{}", "the tokenizer cannot be loaded"),
+    ):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            load_rater(tmp_path, "cpu")
+        (tmp_path / name).write_bytes(whole)
+    load_rater(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("nosuch", "torch knows no such device"), ("cuda:99", "there is no such device here")],
+)
+def test_a_device_that_is_not_there(build: Build, tmp_path: Path, device: str, said: str) -> None:
+    build().save(tmp_path)
+    with pytest.raises(UserError, match=f"device '{device}': {said}"):
+        load_rater(tmp_path, device)
+
+
+def test_saved_weights_can_be_read_by_the_group(build: Build, tmp_path: Path) -> None:
+    build().save(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_interrupted_save_leaves_no_rater(build: Build, tmp_path: Path) -> None:
+    build().save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").mkdir()  # as a full disk would: the weights are not written
+    with pytest.raises(Exception, match="directory"):
+        build().save(tmp_path)
+    with pytest.raises(UserError, match="this is no rater folder"):
+        load_rater(tmp_path)
 
 
 def test_the_signature_changes_with_the_weights_and_with_how_inputs_are_read(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,7 +59,7 @@ def test_the_packaged_preset_needs_no_hub() -> None:
 def test_other_presets_are_hub_ids_under_their_short_name() -> None:
     assert resolve_encoder("flan-t5-xl") == ("google/flan-t5-xl", "flan-t5-xl")
     assert resolve_encoder("owner/encoder") == ("owner/encoder", "owner/encoder")
-    assert all(preset.hub_id.count("/") == 1 for preset in PRESETS.values())
+    assert all(hub_id.count("/") == 1 for hub_id in PRESETS.values())
 
 
 def test_a_folder_is_shown_without_its_path(t5: Path) -> None:
@@ -162,3 +165,35 @@ def test_special_tokens_in_a_text_are_text() -> None:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="nosuchdevice"):
         load_embedder(MINILM, device="nosuchdevice")
+
+
+def test_what_identifies_an_encoder_covers_its_tokenizer(t5: Path) -> None:
+    before = encoder_identity(str(t5))
+    file = t5 / "tokenizer_config.json"
+    whole = file.read_text()
+    file.write_text(whole + " ")
+    assert encoder_identity(str(t5)) != before
+    file.write_text(whole)
+    assert encoder_identity(str(t5)) == before
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_embedder, load_cross_encoder])
+def test_damaged_weights_are_named(tmp_path: Path, load: Callable[..., object]) -> None:
+    load_cross_encoder(MINILM, outputs=1).save_pretrained(str(tmp_path), create_model_card=False)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"the encoder cannot be loaded: .*header"):
+        load(str(tmp_path))
+
+
+def test_code_that_comes_with_an_encoder_is_not_run(tmp_path: Path) -> None:
+    load_embedder(MINILM).save_pretrained(str(tmp_path), create_model_card=False)
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')\nclass Own: pass\n"
+    (tmp_path / "own.py").write_text(code)
+    custom = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": custom}))
+    for load in (load_encoder, load_embedder, partial(load_cross_encoder, outputs=1)):
+        with pytest.raises(UserError, match=r"custom code(.|\n)*Code that comes with a model"):
+            load(str(tmp_path))
+    assert not ran.exists()

@@ -193,9 +193,18 @@ def test_evidence_is_what_a_rater_folder_reads():
         for evaluation in (found, aggregate([found])):
             shown = evidence(evaluation)
             assert (shown["n"], shown["groups"]) == (60, 60)
+            assert (shown["drawn"], shown["notes"]) == ("groups", [])
             assert shown["dimensions"]["warmth"]["metric"] == "macro_f1"
-            config = RaterConfig("k", "r", (LEVELS,), {}, {**shown, "weights": "w"})
+            config = RaterConfig("k", "r", (LEVELS,)).bound(shown, "w")
             assert bool(config.warnings("w")) is warned
+    few = evaluate_predictions(
+        of(gold, gold, groups=np.arange(60) % 9, baselines=baselines), [LEVELS], 0
+    )
+    assert evidence(few)["notes"] == [
+        "Intervals from 9 groups are unreliable and mostly too narrow."
+    ]
+    config = RaterConfig("k", "r", (LEVELS,)).bound(evidence(few), "w")
+    assert "only 9 groups" in config.warnings("w")[0]
     interval = evaluate_predictions(of([1, 2, 3], [1, 2, 3]), [SCALE], 0)
     assert evidence(interval)["dimensions"]["event"] == {
         "metric": "mse",

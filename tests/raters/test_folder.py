@@ -31,7 +31,7 @@ def shown(**intervals: list[float] | None) -> dict[str, Any]:
         }
         for name in ("empathy", "event")
     }
-    return {"n": 40, "groups": 10, "dimensions": dimensions}
+    return {"n": 40, "groups": 10, "drawn": "groups", "notes": [], "dimensions": dimensions}
 
 
 def weights(folder: Path, content: str = "weights") -> Path:
@@ -41,7 +41,7 @@ def weights(folder: Path, content: str = "weights") -> Path:
 
 
 def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, evidence={"weights": "abc", **shown()})
+    config = CONFIG.bound(shown(), "abc")
     config.write(tmp_path)
     assert RaterConfig.read(tmp_path) == config
 
@@ -82,7 +82,7 @@ def test_a_rater_without_evidence_warns() -> None:
 
 
 def test_evidence_for_other_weights_warns() -> None:
-    config = dataclasses.replace(CONFIG, evidence={"weights": "abc", **shown()})
+    config = CONFIG.bound(shown(), "abc")
     assert config.warnings("abc") == ()
     (warning,) = config.warnings("abd")
     assert "its evidence belongs to other weights" in warning and "Rater mine" in warning
@@ -90,18 +90,33 @@ def test_evidence_for_other_weights_warns() -> None:
 
 @pytest.mark.parametrize("interval", [[-0.1, 0.3], [0.0, 0.2], [-0.3, -0.1], None])
 def test_an_interval_that_is_not_above_0_warns(interval: list[float] | None) -> None:
-    evidence = {"weights": "abc", **shown(event_length=interval)}
-    (warning,) = dataclasses.replace(CONFIG, evidence=evidence).warnings("abc")
+    evidence = shown(event_length=interval)
+    (warning,) = CONFIG.bound(evidence, "abc").warnings("abc")
     assert "not shown to beat the baselines in: event (against length)." in warning
-    both = {"weights": "abc", **shown(event_length=interval, empathy_constant=interval)}
-    (warning,) = dataclasses.replace(CONFIG, evidence=both).warnings("abc")
+    both = shown(event_length=interval, empathy_constant=interval)
+    (warning,) = CONFIG.bound(both, "abc").warnings("abc")
     assert "empathy (against constant), event (against length)." in warning
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"groups": 9}, "come from draws of only 9 groups, so"),
+        ({"drawn": "inputs", "groups": 400}, "come from draws of inputs, not of groups, so"),
+        ({"drawn": "groups or inputs"}, "come from draws of groups or inputs, not of groups, so"),
+    ],
+)
+def test_intervals_that_are_too_narrow_show_nothing(changed: dict[str, Any], said: str) -> None:
+    (warning,) = CONFIG.bound({**shown(), **changed}, "abc").warnings("abc")
+    assert said in warning and warning.endswith("Do not read these scores as a measure.")
+    both = {**shown(event_length=[-0.1, 0.1]), **changed}
+    assert len(CONFIG.bound(both, "abc").warnings("abc")) == 2
+
+
 def test_a_dimension_that_was_not_measured_warns() -> None:
-    evidence = {"weights": "abc", **shown()}
+    evidence = shown()
     del evidence["dimensions"]["event"]
-    (warning,) = dataclasses.replace(CONFIG, evidence=evidence).warnings("abc")
+    (warning,) = CONFIG.bound(evidence, "abc").warnings("abc")
     assert "baselines in: event (not measured)." in warning
 
 
@@ -134,14 +149,105 @@ def test_raters_side_by_side_are_attested_each_for_its_own_dimension(tmp_path: P
     assert RaterConfig.read(tmp_path) == joined
 
 
-def test_the_digest_is_that_of_the_weights_alone(tmp_path: Path) -> None:
-    first = weights_digest(weights(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
+MODEL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "spiece.model",
+    "1_Pooling/config.json",
+    "member/model.safetensors",
+)
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_every_file_of_the_model_changes_the_digest(tmp_path: Path, name: str) -> None:
+    whole = weights_digest(weights(tmp_path))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    found = {whole}
+    for content in ("{}", '{"architecture": "window"}'):
+        (tmp_path / name).write_text(content)
+        found.add(weights_digest(tmp_path))
+    assert len(found) == 3
+    (tmp_path / name).unlink()
+    assert weights_digest(tmp_path) == whole
+
+
+def test_what_a_run_writes_beside_the_model_leaves_the_digest(tmp_path: Path) -> None:
+    whole = weights_digest(weights(tmp_path))
+    for name in (RATER_CONFIG, "results.json", "rater.json", "run.json", "grid.json", "README.md"):
+        (tmp_path / name).write_text("{}")
     weights(tmp_path / UNITS / "seed-1", "a checkpoint")
-    assert weights_digest(tmp_path) == first
-    weights(tmp_path / "member")
-    assert weights_digest(tmp_path) != first
-    assert weights_digest(weights(tmp_path / "elsewhere")) == first
+    (tmp_path / UNITS / "seed-1" / "unit.json").write_text("{}")
+    assert weights_digest(tmp_path) == whole
+    assert weights_digest(weights(tmp_path / "elsewhere")) == whole
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"settings": {"inputs": {"turns": 2}}},
+        {"dimensions": [{**EMPATHY.facts(), "high": 5}, EVENT.facts()]},
+        {"kind": "embedding"},
+    ],
+)
+def test_evidence_is_bound_to_settings_and_dimensions(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    CONFIG.write(weights(tmp_path))
+    attest(tmp_path, shown())
+    facts = json.loads((tmp_path / RATER_CONFIG).read_text())
+    (tmp_path / RATER_CONFIG).write_text(json.dumps({**facts, **changed}))
+    (warning,) = RaterConfig.read(tmp_path).warnings(weights_digest(tmp_path))
+    assert "its evidence belongs to other weights, tokenizer or settings than" in warning
+
+
+def test_evidence_that_lacks_a_dimension_is_refused(tmp_path: Path) -> None:
+    CONFIG.write(weights(tmp_path))
+    evidence = shown()
+    del evidence["dimensions"]["event"]
+    with pytest.raises(UserError, match="says nothing about event; it is about empathy"):
+        attest(tmp_path, evidence)
+    with pytest.raises(UserError, match="about empathy, event; it is about no dimension"):
+        attest(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"settings": None}, "settings: an object is expected, not None"),
+        ({"settings": []}, r"settings: an object is expected, not \[\]"),
+        ({"dimensions": []}, "dimensions: there is none"),
+        ({"dimensions": None}, "a field is missing or wrong"),
+        ({"name": 3}, "name: a text is expected"),
+        ({"evidence": []}, "a field is missing or wrong"),
+        ({"evidence": {"dimensions": {}, "groups": 9}}, "evidence, weights: a digest is expected"),
+        ({"evidence": {"dimensions": {}, "weights": "a"}}, "evidence, groups: a number is"),
+        ({"evidence": {"weights": "abc", "groups": 9}}, "missing or wrong .*dimensions"),
+        (
+            {"evidence": {"weights": "a", "groups": 9, "dimensions": {"event": {}}}},
+            "missing or wrong .*constant",
+        ),
+        (
+            {"evidence": {"weights": "a", **shown(event_length=[])}},
+            r"event, length, interval: .*\[\]",
+        ),
+    ],
+)
+def test_configs_with_wrong_fields(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    CONFIG.write(tmp_path)
+    facts = json.loads((tmp_path / RATER_CONFIG).read_text())
+    (tmp_path / RATER_CONFIG).write_text(json.dumps({**facts, **changed}))
+    with pytest.raises(UserError, match=rf"rater_config\.json: .*{said}"):
+        RaterConfig.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "members", [None, [], ["."], [".."], ["../x"], ["/x"], ["a/b"], [""], [1], "empathy"]
+)
+def test_members_of_a_joined_rater_lie_right_below_it(tmp_path: Path, members: Any) -> None:
+    RaterConfig(JOINED, "both", (EMPATHY, EVENT), {"members": members}).write(tmp_path)
+    with pytest.raises(UserError, match="settings, members: names of folders right below"):
+        RaterConfig.read(tmp_path)
 
 
 def test_folders_without_weights(tmp_path: Path) -> None:

@@ -156,16 +156,16 @@ def test_a_window_has_its_turns_in_order(reader: Reader, text) -> None:
 @pytest.mark.parametrize(
     "kept, expected",
     [
-        # the context goes first, from the left ...
+        # the context from the left, what follows from the right, each keeps half of the room
         (35, "speaker : a b [SEP] listener : c d [SEP] speaker : e f [SEP] listener : x y"
              " [SEP] speaker : g h [SEP] listener : i j"),
         (34, "##ker : a b [SEP] listener : c d [SEP] speaker : e f [SEP] listener : x y"
              " [SEP] speaker : g h [SEP] listener : i j"),
-        (19, "f [SEP] listener : x y [SEP] speaker : g h [SEP] listener : i j"),
-        (18, "[SEP] listener : x y [SEP] speaker : g h [SEP] listener : i j"),
-        # ... then what follows, from the right; of that a separator alone says nothing
-        (17, "[SEP] listener : x y [SEP] speaker : g h [SEP] listener : i"),
-        (8, "[SEP] listener : x y [SEP] spea"),
+        (19, "d [SEP] speaker : e f [SEP] listener : x y [SEP] speaker : g h"),
+        (18, "[SEP] speaker : e f [SEP] listener : x y [SEP] speaker : g h"),
+        (17, "[SEP] speaker : e f [SEP] listener : x y [SEP] speaker : g"),
+        # too little room for more than a separator, which says nothing: all to the context
+        (8, "e f [SEP] listener : x y"),
         (7, "f [SEP] listener : x y"),
         (6, "[SEP] listener : x y"),
         # the target never

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, RobertaConfig, RobertaModel
 
 from empo.raters.encoder_rater import EncoderRater
 from empo.raters.encoders import load_encoder
@@ -22,14 +22,21 @@ from empo.records import UserError
 
 PAIRS = (
     ("I lost my job today.", "That sounds hard. I am so SORRY."),
+    ("I lost my job today. " * 10 + "Then my dog was sick.", "How did it start? " * 20),
     ("My dog was sick", "How did it start?"),
     ("Nobody came to my birthday party.", "Yes."),
 )
 
 
 @pytest.fixture(scope="module")
-def roberta(encoders: dict[str, Path]) -> Path:
-    return encoders["roberta"]
+def roberta(encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny RoBERTa with room for 64 tokens."""
+    folder = tmp_path_factory.mktemp("roomy") / "tiny-roberta"
+    config = RobertaConfig.from_pretrained(encoders["roberta"], max_position_embeddings=66)
+    torch.manual_seed(0)
+    RobertaModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoders["roberta"]).save_pretrained(folder)
+    return folder
 
 
 def published(roberta: Path, seed: int, inner: str) -> dict[str, torch.Tensor]:
@@ -60,15 +67,21 @@ def published(roberta: Path, seed: int, inner: str) -> dict[str, torch.Tensor]:
 
 
 def forward(
-    state: dict[str, torch.Tensor], inner: str, encoder: PreTrainedModel, sides: list[torch.Tensor]
+    state: dict[str, torch.Tensor], inner: str, encoder: PreTrainedModel, sides: list[list[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Level and rationale logits of one pair as Sharma et al. (2020) compute them, evaluation mode."""
+    """Level and rationale logits of one pair as Sharma et al. (2020) compute them, evaluation mode.
+
+    Both texts are filled up to 64 tokens; the encoders leave the filling out, the attention over the
+    seeker's post does not.
+    """
     states = []
-    for side, ids in zip(("seeker_encoder", "responder_encoder"), sides, strict=True):
+    for side, tokens in zip(("seeker_encoder", "responder_encoder"), sides, strict=True):
+        ids = torch.tensor([tokens + [1] * (64 - len(tokens))])
         weights = {name: state[f"{side}.{inner}{name}"] for name in encoder.state_dict()}
         encoder.load_state_dict(weights)
         with torch.no_grad():
-            states.append(encoder(input_ids=ids).last_hidden_state[0].clone())
+            found = encoder(input_ids=ids, attention_mask=(ids != 1).long())
+        states.append(found.last_hidden_state[0].clone())
     seeker, response = states
 
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -99,10 +112,10 @@ def test_converted_classifiers_compute_what_the_published_ones_do(
     for name, state in states.items():
         rater = EncoderRater.load(folder / name, "cpu")
         for context, response in PAIRS:
-            sides = [
-                tokenizer(text.lower(), return_tensors="pt")["input_ids"]
-                for text in (context, response)
-            ]
+            sides = []
+            for text in (context, response):  # the end is lost, and a blank stands before
+                tokens = tokenizer(f" {text.lower()}", add_special_tokens=False)["input_ids"]
+                sides.append([0, *tokens[:62], 2])
             levels, marks = forward(state, inner, encoder, sides)
             row = rater.inputs.rows([RatingInput(context, response)])
             with torch.no_grad():
@@ -110,9 +123,20 @@ def test_converted_classifiers_compute_what_the_published_ones_do(
                 labels = torch.zeros(*batch["input_ids"].shape, 1, dtype=torch.long)
                 output = rater.model(**batch, rationale_labels=labels)
             np.testing.assert_allclose(output.logits[0].numpy(), levels, atol=1e-4)
-            expected = nn.functional.cross_entropy(torch.tensor(marks), labels[0, :, 0])
+            kept = torch.tensor(marks[: len(sides[1])])
+            expected = nn.functional.cross_entropy(kept, labels[0, :, 0])
             assert float(output.rationale_loss) == pytest.approx(float(expected), abs=1e-4)
             assert np.ptp(levels) > 0.05
+
+
+def test_the_scores_do_not_depend_on_the_batch(roberta: Path, tmp_path: Path) -> None:
+    torch.save(published(roberta, 0, ""), tmp_path / "er.pth")
+    folder = convert({"explorations": tmp_path / "er.pth"}, tmp_path / "out", str(roberta))
+    rater = load_rater(folder, "cpu")
+    pairs = [RatingInput(*pair) for pair in PAIRS]
+    together = rater.score(pairs).probabilities[0]
+    alone = [rater.score([pair]).probabilities[0][0] for pair in pairs]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def test_the_folder_is_one_rater_of_all_mechanisms(roberta: Path, tmp_path: Path) -> None:
@@ -123,7 +147,7 @@ def test_the_folder_is_one_rater_of_all_mechanisms(roberta: Path, tmp_path: Path
     rater = load_rater(convert(files, tmp_path / "epitome", str(roberta)), "cpu")
     ratings = rater.score([RatingInput(*pair) for pair in PAIRS])
     assert [d.name for d in ratings.dimensions] == ["emotional_reactions", "explorations"]
-    assert ratings.scores.shape == (3, 2) and set(ratings.scores.ravel()) <= {0, 1, 2}
+    assert ratings.scores.shape == (len(PAIRS), 2) and set(ratings.scores.ravel()) <= {0, 1, 2}
     assert "nothing shows that it beats" in " ".join(ratings.warnings)
     settings = RaterConfig.read(tmp_path / "epitome" / "explorations").settings
     assert settings["converted_from"] == "explorations.pth"
@@ -131,9 +155,9 @@ def test_the_folder_is_one_rater_of_all_mechanisms(roberta: Path, tmp_path: Path
 
 
 def test_texts_are_read_as_published() -> None:
-    """64 tokens a text with the two special ones, all lower case, one turn."""
+    """64 tokens a text with the two special ones, all lower case, one turn, the end cut."""
     assert (INPUTS.max_length + 2, INPUTS.response_max_length + 2) == (64, 64)
-    assert INPUTS.lowercase and INPUTS.turns == 1
+    assert INPUTS.lowercase and INPUTS.turns == 1 and INPUTS.context_side == "right"
 
 
 def refused(files: dict[str, Path], output: Path, roberta: Path) -> str:

@@ -177,7 +177,7 @@ def test_what_is_not_trained_warns(embedding: EmbeddingRater) -> None:
 
 
 def test_signatures_say_what_is_needed(embedding: EmbeddingRater, cross: CrossEncoderRater) -> None:
-    for word in ("minilm@", '"scale": "affine"', '"max_length": 256', "(embedding; similarity;"):
+    for word in ("minilm@", '"scale": "affine"', '"max_length": 512', "(embedding; similarity;"):
         assert word in embedding.signature
     for word in ("cross@unsaved", "(cross_encoder; empathy;", '"symmetric": false', "torch "):
         assert word in cross.signature
@@ -206,7 +206,7 @@ def test_a_saved_rater_gives_the_same_scores(
 def test_evidence_belongs_to_the_weights(embedding: EmbeddingRater, tmp_path: Path) -> None:
     shown = {"constant": {"interval": [0.1, 0.2]}, "length": {"interval": [0.1, 0.2]}}
     embedding.save(tmp_path)
-    attest(tmp_path, {"dimensions": {"similarity": shown}})
+    attest(tmp_path, {"groups": 20, "drawn": "groups", "dimensions": {"similarity": shown}})
     assert EmbeddingRater.load(tmp_path).warnings == ()
     weights = load_file(tmp_path / "model.safetensors")
     weights["embeddings.LayerNorm.bias"] += 1
@@ -234,6 +234,32 @@ def test_a_config_of_another_scale_is_refused(embedding: EmbeddingRater, tmp_pat
     (tmp_path / RATER_CONFIG).write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"rater_config\.json: settings lacks scale"):
         EmbeddingRater.load(tmp_path)
+    for wrong in ("256", True, 2.5):
+        facts["settings"] |= {"scale": "affine", "max_length": wrong}
+        (tmp_path / RATER_CONFIG).write_text(json.dumps(facts))
+        with pytest.raises(UserError, match="settings, max_length: int is expected, not"):
+            EmbeddingRater.load(tmp_path)
+    facts["dimensions"] *= 2
+    (tmp_path / RATER_CONFIG).write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="this kind has one, but there are similarity, similarity"):
+        EmbeddingRater.load(tmp_path)
+
+
+@pytest.mark.parametrize("rater", ["embedding", "cross"])
+def test_folders_that_lost_something(
+    rater: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    rater = request.getfixturevalue(rater)
+    rater.save(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(UserError, match=r"the encoder cannot be loaded: .*header"):
+        type(rater).load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"the tokenizer lacks tokenizer\.json"):
+        type(rater).load(tmp_path)
 
 
 def test_the_sigmoid_is_stretched_over_the_range(cross: CrossEncoderRater) -> None:

@@ -230,6 +230,27 @@ def test_patience_goes_on_where_it_was(train: Train, monkeypatch: pytest.MonkeyP
     assert train("stopped", **given)[1]["epochs"] == 3
 
 
+@pytest.mark.parametrize("given", [{}, {"ema_decay": 0.9}])
+def test_a_training_whose_patience_ran_out_is_not_trained_on(
+    train: Train, capsys: pytest.CaptureFixture[str], given: dict[str, Any]
+) -> None:
+    """As after a kill between the last epoch and the file that says that the unit is done."""
+    given = {"learning_rate": 0.0, "patience": 2, "num_train_epochs": 6, **given}
+    first, facts = train("run", **given)
+    assert len(validations(capsys.readouterr().out)) == facts["epochs"] == 3
+    again, repeated = train("run", **given)
+    assert validations(capsys.readouterr().out) == []
+    assert repeated == facts and equal(first, again)
+
+
+def test_the_weights_beneath_the_average_lie_in_every_checkpoint(
+    train: Train, tmp_path: Path
+) -> None:
+    train("run", ema_decay=0.9, num_train_epochs=2, save_total_limit=1)
+    checkpoints = list((tmp_path / "run").glob("checkpoint-*"))
+    assert checkpoints and all((path / "weights.safetensors").is_file() for path in checkpoints)
+
+
 SOFT = [
     dataclasses.replace(example, labels={"level": abs(example.labels["level"] - 0.3)})
     for example in examples(120)

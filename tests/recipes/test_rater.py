@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_runs import ROOT, command, environment, recipe
 
-from empo.raters.folder import RaterConfig
+from empo.raters.folder import RaterConfig, weights_digest
 from empo.raters.loading import load_rater
+from empo.raters.settings import RaterSettings
 from empo.rating import RatingInput
 from empo.records import UserError, read_json, read_jsonl
 
@@ -124,10 +126,53 @@ def test_the_same_command_again_trains_nothing_and_says_so(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
     written = (trained / "results.json").stat().st_mtime_ns
+    left = trained / "units" / "seed-1" / "fold-0" / "checkpoint-3"
+    left.mkdir()  # as a kill right behind the end of the unit leaves it
     assert recipe("rater")(words(judged, encoder, trained)) == 0
+    assert not left.exists()
     assert "this run is complete" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")} == before
     assert (trained / "results.json").stat().st_mtime_ns == written
+
+
+def test_the_encoder_is_named_with_what_identifies_it(trained: Path, encoder: Path) -> None:
+    named = {"name": encoder.name, "identity": weights_digest(encoder)}
+    assert read_json(trained / "results.json")["encoder"] == named
+
+
+def test_another_encoder_at_the_same_place_is_refused(
+    trained: Path, judged: Path, encoder: Path
+) -> None:
+    config = encoder / "config.json"
+    whole = config.read_text()
+    config.write_text(whole.replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    assert config.read_text() != whole
+    try:
+        with pytest.raises(UserError, match=r"- encoder: .*'identity': .* there, .* now"):
+            recipe("rater")(words(judged, encoder, trained))
+    finally:
+        config.write_text(whole)
+
+
+def test_the_card_has_the_range_of_the_rater_and_not_that_of_the_labels(
+    judged: Path, encoder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "affine"
+    more = ["--loss", "mse", "--scale", "affine", "--architecture", "bi_encoder"]
+    argv = words(judged, encoder, output, *more, "--num_train_epochs", "1")
+    argv[argv.index("--seeds") + 1 : argv.index("--seeds") + 3] = ["1"]
+    for name in ("--pooling", "--dropout"):  # only raters of levels have them
+        del argv[argv.index(name) : argv.index(name) + 2]
+    assert recipe("rater")(argv) == 0
+    results = read_json(output / "results.json")
+    ranges = [
+        (results[key][0]["low"], results[key][0]["high"])
+        for key in ("dimensions", "label_dimensions")
+    ]
+    assert ranges == [(-2, 4), (0, 2)]
+    (dimension,) = load_rater(output, "cpu").dimensions
+    assert results["dimensions"] == [dimension.facts()]
+    assert "| warmth | interval | -2 to 4 |" in (output / "README.md").read_text()
 
 
 def test_other_settings_are_refused_with_the_difference(
@@ -217,8 +262,52 @@ def test_a_grid_gives_one_table_and_says_what_cannot_run(
 
 def test_a_group_in_both_corpora_is_refused(judged: Path, encoder: Path, tmp_path: Path) -> None:
     argv = words(judged, encoder, tmp_path / "run", "--test", str(judged))
-    with pytest.raises(UserError, match="60 groups in both train and test|groups in both train"):
+    with pytest.raises(UserError, match="^48 groups in both train and test: g1, g11, g16. "):
         recipe("rater")(argv)
+
+
+def test_as_many_turns_are_read_as_the_rater_reads(tmp_path: Path) -> None:
+    turns = [{"text": f"{i}", "speaker": "usr"} for i in range(5)]
+    for i in range(1, 5):
+        turns.insert(2 * i - 1, {"text": "So.", "speaker": "sys", "strategy": "Others"})
+    (tmp_path / "own.jsonl").write_text(json.dumps({"dialog": turns}))
+
+    def sizes(**settings: Any) -> list[tuple[int, int]]:
+        read = recipe("rater").__globals__["corpora"]
+        corpus, test = read(RaterSettings(data=str(tmp_path / "own.jsonl"), **settings))
+        assert test is None
+        return [(len(e.input.turns), len(e.input.following)) for e in corpus.examples]
+
+    assert sizes(turns=4, following=5) == [(1, 5), (3, 5), (4, 3), (4, 1)]
+    assert sizes(turns=0, following=0) == [(0, 0)] * 4
+
+
+def test_definitions_are_those_of_a_jsonl_and_of_intents(judged: Path, tmp_path: Path) -> None:
+    definitions = tmp_path / "own.yaml"
+    definitions.write_text("intents: {asks: The agent asks.}\n")
+    table = tmp_path / "own.csv"
+    table.write_text("dialogue_id,turn,role,text,asks_1,asks_2\nd,1,agent,Well?,1,1\n")
+    levels = tmp_path / "levels.yaml"
+    levels.write_text(
+        "dimensions:\n"
+        "  - {name: warmth, low: 0, high: 3, kind: ordinal, levels: [0, 1, 2, 3]}\n"
+        "  - {name: sorrow, low: 0, high: 1, kind: binary, levels: [0, 1]}\n"
+    )
+    read = recipe("rater").__globals__["corpora"]
+    found = read(RaterSettings(data=str(table), definitions=str(definitions)))[0]
+    assert [dimension.name for dimension in found.dimensions] == ["asks"]
+    found = read(RaterSettings(data=str(judged), definitions=str(levels)))[0]
+    assert found.dimensions[0].levels == (0.0, 1.0, 2.0, 3.0)
+
+
+def test_a_story_in_both_corpora_is_refused(tmp_path: Path) -> None:
+    aspects = [f"similarity_{a}_human_AGG" for a in ("event", "emotion", "moral", "empathy")]
+    for name, pairs in (("one", ["a,b", "c,d"]), ("two", ["d,e"])):
+        rows = [",".join(["story_A", "story_B", *aspects]), *(f"{pair},1,2,3,4" for pair in pairs)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    one, two = (str(tmp_path / f"{name}.csv") for name in ("one", "two"))
+    with pytest.raises(UserError, match="texts of stories in both: 1, the first 'd'"):
+        recipe("rater").__globals__["corpora"](RaterSettings(data=one, test=two))
 
 
 @pytest.mark.parametrize(

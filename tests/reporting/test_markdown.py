@@ -1,7 +1,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from empo.reporting.markdown import escape, interval, number, table
+from empo.reporting.markdown import aligned, escape, interval, number, table
 
 HOSTILE = [
     "a | b || c",
@@ -82,3 +82,13 @@ def test_numbers():
 
 def test_a_rounded_zero_has_no_sign():
     assert number(-0.00001, 3) == "0.000"
+
+
+def test_aligned_columns():
+    rows = [["name", "n", "value"], ["a longer one", "7", "0.5"], ["b", "10", ""]]
+    assert aligned(rows).split("\n") == [
+        "name           n  value",
+        "a longer one   7    0.5",
+        "b             10",
+    ]
+    assert aligned([["a", "bb"], ["cc", "d"]], left=2) == "a   bb\ncc  d"

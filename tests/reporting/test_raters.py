@@ -211,7 +211,7 @@ def grid(trained, **low_high):
     changed["dimensions"]["event"] |= low_high
     return [
         {"architecture": "bi_encoder", "loss": "focal", "evaluation": changed},
-        {"architecture": "cross_encoder", "loss": "mse", "evaluation": changed},
+        {"architecture": "cross_encoder", "loss": "mse", "evaluation": copy.deepcopy(changed)},
     ]
 
 
@@ -226,14 +226,42 @@ def test_grid(trained):
     assert cells[3] == f"{of['value']:.3f} ± {of['sd_seeds']:.3f} \\[{low:.3f}, {high:.3f}\\]"
     assert cells[-2:] == ["48", "0, 1, 2"]
     assert text.count("| constant | baseline |") == 2  # equal ones stand there once per table
-    assert row(text, "| cross-encoder | all losses, published (Shayan)")[2] == ".565 to .584"
-    assert row(text, "| bi-encoder | mse, published (Shayan)")[2] == ".0946"
-    assert row(text, "| constant | —, published (Shayan)")[2] == ".0988"
+    assert "published (Shayan)" not in text
+    assert "`python eval/raters.py --held-out RUN RUN`" in text
     assert "| cross\\_encoder | cosine | no \\| cosine |" in text
 
 
-def test_published_rows_stand_only_beside_the_same_scale(trained):
-    text = grid_table(grid(trained, low=1.0, high=4.0))
+def renamed(trained, **low_high):
+    """The grid with `warmth` called `empathy`, or `event` if there are bounds for it."""
+    entries = grid(trained, **low_high)
+    for each in entries:
+        dimensions = each["evaluation"]["dimensions"]
+        each["evaluation"]["dimensions"] = {
+            "empathy": dimensions["event" if low_high else "warmth"]
+        }
+    return entries
+
+
+def test_published_rows_stand_only_beside_their_own_data(trained):
+    text = grid_table(renamed(trained), schema="epitome")
+    assert row(text, "| cross-encoder | all losses, published (Shayan)")[2] == ".565 to .584"
     assert ".0946" not in text
-    assert ".653" in text
-    assert "Errors on the scale 1 to 4." in text
+    text = grid_table(renamed(trained, low=0.0, high=1.0), schema="stories")
+    assert row(text, "| bi-encoder | mse, published (Shayan)")[2] == ".0946"
+    assert row(text, "| constant | —, published (Shayan)")[2] == ".0988"
+    assert ".653" not in text
+    for entries, schema in (
+        (renamed(trained), "examples"),
+        (renamed(trained), "stories"),
+        (renamed(trained, low=0.0, high=1.0), "epitome"),
+        (renamed(trained, low=1.0, high=4.0), "stories"),  # another scale
+        (grid(trained), "epitome"),  # another dimension
+    ):
+        assert "published (Shayan)" not in grid_table(entries, schema=schema)
+
+
+def test_one_seed_has_no_counts_of_all_seeds(trained):
+    one = copy.deepcopy(trained)
+    found = evaluate_predictions(predictions(0.9), [WARMTH, EVENT], 4, resamples=200)
+    one["evaluation"] = aggregate([found])
+    assert "Counts of all seeds together." not in render_raters(one)

@@ -40,7 +40,7 @@ def test_values_of_the_levels_come_from_the_results(rated):
     explorations["signed"] |= {"mean": -0.987, "interval": [-1.5, -0.5]}
     shown = (
         "| one | 0.432 ± 0.123 | \\[0.346, 0.568\\] | ",
-        "| 1.111 ± 2.222 | 3 |\n",
+        "| 1.111 ± 2.222 | 3 (4711 unscored) |\n",
         "| −0.987 \\[−1.500, −0.500\\] |\n",
         "| 12.5 / 25.0 / 62.5 |\n",
         "| 94 | 95 | 96 |\n",
@@ -67,29 +67,37 @@ def test_controls_stand_in_the_same_table_as_the_systems(rated):
     assert rows[3].endswith("| 0.000 | 0.444 | 0.000 | 3 |")
 
 
+BELOW, ACROSS, ABOVE = [-0.4, -0.1], [-0.4, 0.1], [0.1, 0.3]
+
+
 @pytest.mark.parametrize(
-    "means, sentences",
+    "level_0, drawn, sentences",
     [
-        ((0.1, 0.2), ["Every system is below both controls."]),
-        ((0.1, 0.8), ["Not below the control “always level 0”: two."]),
+        ((BELOW, BELOW), (BELOW, BELOW), ["Every system is below both controls."]),
         (
-            (0.9, 0.8),
+            (BELOW, ACROSS),
+            (BELOW, BELOW),
+            ["Not shown to be below the control “always level 0”: two."],
+        ),
+        (
+            (ABOVE, None),
+            (ABOVE, BELOW),
             [
-                "Not below the control “always level 0”: one, two.",
-                "Not below the control “levels drawn from the reference distribution”: one.",
+                "Not shown to be below the control “always level 0”: one, two.",
+                "Not shown to be below the control “levels drawn from the reference distribution”: "
+                "one.",
             ],
         ),
     ],
 )
-def test_systems_not_below_a_control_are_named(rated, means, sentences):
+def test_systems_not_shown_to_be_below_a_control_are_named(rated, level_0, drawn, sentences):
     changed = copy.deepcopy(rated)
-    for name, mean in zip(("one", "two"), means, strict=True):
+    for i, name in enumerate(("one", "two")):
         metric = changed["systems"][name]["metrics"]["diff_epitome"]
-        metric["mean"] = mean
-        metric["controls"]["always_level_0"]["mean"] = 0.8
-        metric["controls"]["drawn_from_reference"]["mean"] = 0.85
+        metric["against_level_0"]["interval"] = level_0[i]
+        metric["against_drawn"]["interval"] = drawn[i]
     lines = section(render(changed)).split("\n")
-    found = [line for line in lines if line.startswith(("Not below", "Every system"))]
+    found = [line for line in lines if line.startswith(("Not shown", "Every system"))]
     assert found == [*sentences]
 
 

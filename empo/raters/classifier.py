@@ -248,7 +248,7 @@ class PairClassifier(PreTrainedModel):
 def _encoder(config: dict[str, Any] | None) -> nn.Module:
     """An encoder of this configuration without weights; decoders are left out."""
     if not isinstance(config, dict) or "model_type" not in config:
-        raise UserError("config.json: the classifier's encoder has no model_type.")
+        raise UserError("config.json names no encoder with a model_type.")
     options = {key: value for key, value in config.items() if key != "model_type"}
     built = AutoConfig.for_model(config["model_type"], **options)
     # the encoder of an encoder-decoder says in its configuration that it is none

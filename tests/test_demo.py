@@ -98,8 +98,9 @@ def test_the_rater_measures_levels_of_all_systems_beside_two_controls(
         assert {"always_level_0", "drawn_from_reference"} <= levels[name]["controls"].keys()
     assert levels["dpo"]["mean"] < levels["baseline"]["mean"]
     report = (folder / "report.md").read_text()
-    assert "Its levels measure that composer, not empathy" in " ".join(report.split())
-    assert results["warnings"] == []
+    (warning,) = results["warnings"]
+    assert warning.endswith("its levels measure that composer, not empathy.")
+    assert report.count("measure that composer, not empathy") >= 2
 
 
 def test_the_rater_lies_apart_with_its_evidence(folder: Path) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.baselines import BASELINES
 from empo.raters.encoders import encoder_identity, resolve_encoder
@@ -149,7 +151,8 @@ def cross_validate(
         "dimensions": results["dimensions"],
         "label_dimensions": results["label_dimensions"],
         "encoder": encoder,
-        "data": data[0],
+        "note": settings.note,
+        "corpora": data,
         "licence": settings.licence,
         "split": split,
         "settings": results["settings"],
@@ -162,6 +165,10 @@ def cross_validate(
                 "response": pair.response,
                 "scores": {
                     d.name: finite(golden.scores[i, k]) for k, d in enumerate(golden.dimensions)
+                },
+                "probabilities": {
+                    d.name: None if p is None or not np.isfinite(p[i]).all() else p[i].tolist()
+                    for d, p in zip(golden.dimensions, golden.probabilities, strict=True)
                 },
             }
             for i, pair in enumerate(GOLDEN)

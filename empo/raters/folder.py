@@ -142,11 +142,16 @@ class RaterConfig:
         return f"{self.name}@{weights[:12]} ({self.kind}; {names}; {settings}; {packages})"
 
     def warnings(self, weights: str) -> tuple[str, ...]:
-        """Why the scores of these weights should not be trusted; empty where the evidence is there.
+        """What every report of these scores must say: the rater's own note, and why the scores of
+        these weights should not be trusted; empty where there is no note and the evidence is there.
 
         A rater counts as an evaluator or a reward only where it beats the constant and the
         length-only baseline on held-out groups, with an interval above 0, in every dimension.
         """
+        note = (f"Rater {self.name}: {self.settings['note']}",) if self.settings.get("note") else ()
+        return (*note, *self._doubts(weights))
+
+    def _doubts(self, weights: str) -> tuple[str, ...]:
         if self.evidence is None:
             return (
                 f"Rater {self.name}: nothing shows that it beats a constant and the length of the "

@@ -131,6 +131,7 @@ def _similarity(
         "patience": settings.patience,
     }
     kept = {"encoder": resolve_encoder(settings.encoder)[1], "loss": settings.loss, "seed": seed}
+    kept["note"] = settings.note
     (dimension,) = dimensions
     if settings.architecture == "cross_encoder":
         cut = settings.response_max_length

@@ -56,6 +56,10 @@ class RaterSettings:
     agreement: str | None = option(
         None, help="agreement.json made by `empo agreement`, for the card"
     )
+    note: str | None = option(
+        None,
+        help="a sentence that every report with this rater repeats, such as what it cannot show",
+    )
     licence: str = option("not stated", help="licence of the data, for the card")
     limit: int | None = option(None, help="use only N groups, drawn by split_seed")
     text: Literal["story", "summary"] = option("story", help="which text of a story pair is read")

@@ -141,6 +141,7 @@ def train_classifier(
         architecture=settings.architecture,
         loss=settings.loss,
         seed=seed,
+        note=settings.note,
     )
     rater = EncoderRater(model.eval(), tokenizer, described, weights="", device=args.device.type)
     facts = {

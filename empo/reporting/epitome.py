@@ -56,8 +56,6 @@ def empathy_levels(results: Mapping[str, Any], figure: str | None, *, published:
     systems = results["systems"]
     measured = {name: system["metrics"]["diff_epitome"] for name, system in systems.items()}
     parts = ["## Empathy levels (DIFF-EPITOME)\n\n"]
-    if "rater_note" in results:
-        parts.append(f"{escape(results['rater_note'])}\n\n")
     parts += [
         _EXPLAINED,
         bold_warnings(results.get("warnings", ())),

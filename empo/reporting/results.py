@@ -67,7 +67,6 @@ class Results(TypedDict):
     """The whole file; further keys are allowed and kept.
 
     `warnings` are what the raters behind the figures say against them; every report repeats them.
-    `rater_note` is a text on what the rater's levels mean, shown above them.
     """
 
     schema: Literal["empo.results/1"]
@@ -81,7 +80,6 @@ class Results(TypedDict):
     not_run: list[NotRun]
     samples: list[Sample]
     warnings: NotRequired[list[str]]
-    rater_note: NotRequired[str]
 
 
 _RESULTS = TypeAdapter(Results)

@@ -11,10 +11,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 from tiny_runs import ROOT, Shelf, command, recipe
+from transformers import TrainingArguments
 
 from empo import models
 from empo.alignment.settings import DEFAULTS, BaseSettings, DpoSettings, SftSettings
 from empo.models import load_model
+from empo.raters.settings import RaterSettings
 from empo.records import UserError, read_json, read_jsonl, sha256
 from empo.settings import resolve
 
@@ -284,8 +286,37 @@ def test_settings_that_cannot_work_are_all_told_before_anything_loads(
 # --- the files that are shipped ---
 
 
+SHIPPED = sorted((ROOT / "recipes").glob("*/*.yaml"))
+RATERS = [path for path in SHIPPED if "rater" in path.parent.name or path.stem == "rater"]
+
+
+@pytest.mark.parametrize("path", RATERS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_shipped_rater_has_settings_that_exist_and_work(path: Path) -> None:
+    words = ["--config", str(path), "--output_dir", "-", "--data", "-", "--use_cpu", "true"]
+    (settings, args), given = resolve(
+        words, RaterSettings, TrainingArguments, prog=path.name, description="", defaults=DEFAULTS
+    )
+    head = "\n".join(path.read_text().splitlines()[:5])
+    assert f"recipes/rater.py --config recipes/{path.parent.name}/{path.name}" in head
+    assert settings.licence != "not stated" and settings.max_length == given["max_length"]
+    if path.stem.endswith("_cpu"):
+        assert given["use_cpu"] is True and settings.encoder == "minilm" and settings.folds == 1
+        assert args.num_train_epochs <= 6
+    elif path.parent.name == "raters":
+        assert settings.encoder != "minilm" and given.get("bf16") is True
+    if path.stem == "epitome_cross_cpu":
+        assert (settings.max_length, settings.response_max_length) == (64, 64)
+        assert settings.seeds == [1, 2, 3]
+    if path.stem in ("epitome_cross", "esconv_window"):
+        assert settings.folds == 5 and settings.max_length == {"epitome_cross": 256}.get(
+            path.stem, 512
+        )
+
+
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "recipes").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+    "path",
+    [path for path in SHIPPED if path not in RATERS],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_every_shipped_recipe_has_settings_that_exist_and_work(path: Path) -> None:
     from trl import DPOConfig, SFTConfig

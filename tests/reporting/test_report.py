@@ -111,11 +111,6 @@ def test_warnings_stand_at_the_top_and_beside_the_table(rated, results):
     assert "DIFF-EPITOME of the control “always level 0”: 1.3333\n" in summary(rated)
 
 
-def test_the_note_on_the_rater_is_under_the_heading(rated):
-    text = section(render(rated | {"rater_note": "Its *levels* count words."}))
-    assert text.startswith("\n\nIts \\*levels\\* count words.\n\n")
-
-
 def test_levels_are_compared_and_move_with_length_under_their_names(rated):
     text = render(rated)
     compared = text.split("## Comparisons")[1].split("\n## ")[0]

@@ -26,8 +26,6 @@ def test_warnings_are_a_list_of_sentences(rated, tmp_path):
     assert read_results(tmp_path / "results.json")["warnings"] == ["Words | are *no* empathy."]
     with pytest.raises(ValueError, match="warnings"):
         write_results(tmp_path / "results.json", rated | {"warnings": "one"})
-    with pytest.raises(ValueError, match="rater_note"):
-        write_results(tmp_path / "results.json", rated | {"rater_note": 1})
 
 
 def test_errors_name_file_and_field(results, tmp_path):

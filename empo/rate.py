@@ -49,6 +49,8 @@ class RateSettings:
             found.append(
                 f"--output: {self.output} would be written over the input; choose another one."
             )
+        if Path(self.output).is_dir():
+            found.append(f"--output: {self.output} is a folder; give the name of a jsonl file.")
         return found
 
 
@@ -62,6 +64,7 @@ def rate_command(argv: Sequence[str]) -> int:
 
     Every input line has `response` and `context` (a text, or messages with role and content, as in
     a responses file). Every output line has scores, probabilities, flags and the rater's signature.
+    The score of a dimension with levels is the most probable level. A blank response gets no score.
 
     Example: empo rate --rater runs/raters/epitome --input responses.jsonl --output ratings.jsonl
     """
@@ -121,7 +124,9 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[RatingInput]]:
     ids, pairs = [], []
     for number, row in read_jsonl(path):
         where = f"{path}, line {number}"
-        response = row.get("response")
+        if "response" not in row:
+            raise UserError(f"{where}, field 'response': missing.")
+        response = row["response"]
         if not isinstance(response, str):
             raise UserError(f"{where}, field 'response': a text is expected, not {response!r}.")
         if "context" not in row:

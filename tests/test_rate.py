@@ -114,7 +114,7 @@ def test_a_second_call_answers_from_the_cache_without_loading_the_weights(
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ({"context": "x"}, r"line 1, field 'response': a text is expected, not None"),
+        ({"context": "x"}, r"line 1, field 'response': missing"),
         ({"response": "x"}, r"line 1, field 'context': missing\. For a response to nothing write"),
         ({"context": None, "response": "x"}, r"'context': a text or a list of messages"),
         ({"context": 3, "response": "x"}, r"field 'context': a text or a list of messages"),
@@ -168,6 +168,13 @@ def test_a_second_call_on_many_lines_answers_from_the_cache_only(tmp_path: Path)
         read_json(tmp_path / f"{name}.jsonl.manifest.json")["counts"] for name in ("one", "two")
     ]
     assert [counts["from_cache"] for counts in hits] == [0, 300]
+
+
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_scored(
+    folder: Path, lines: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="is a folder; give the name of a jsonl file"):
+        rate(folder, lines, tmp_path)
 
 
 def test_a_folder_that_is_no_rater(lines: Path, tmp_path: Path) -> None:

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
+from typing import Any
 
-from transformers import EarlyStoppingCallback, Trainer, TrainerState
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 
-logger = logging.getLogger(__name__)
+SHOWN = {"eval_loss": "loss", "eval_macro_f1": "macro-F1", "eval_spearman_cosine": "Spearman"}
+"""Validation metrics that are printed, and their names for a person."""
+
+
+class EpochLines(TrainerCallback):
+    """A line per epoch, whether a bar is shown or not."""
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What the validation part says."""
+        metrics = kwargs["metrics"]
+        shown = ", ".join(
+            f"{name} {metrics[key]:.4f}" for key, name in SHOWN.items() if key in metrics
+        )
+        print(f"seed {args.seed}, epoch {state.epoch:.0f}, validation: {shown}", flush=True)
 
 
 def fit(trainer: Trainer, patience: int | None) -> None:
@@ -18,6 +41,8 @@ def fit(trainer: Trainer, patience: int | None) -> None:
     trainer_state.json last. Where patience had run out already, nothing is trained (transformers
     would forget that it had stopped); the best model is loaded.
     """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EpochLines())
     if patience is not None:
         trainer.add_callback(EarlyStoppingCallback(patience))
     states = Path(trainer.args.output_dir).glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
@@ -25,7 +50,7 @@ def fit(trainer: Trainer, patience: int | None) -> None:
     if not whole:
         trainer.train()
         return
-    logger.info("going on from %s", whole[-1])
+    print(f"seed {trainer.args.seed}: goes on from {whole[-1]}")
     state = TrainerState.load_from_json(str(whole[-1] / TRAINER_STATE_NAME))
     stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
     if patience is not None and stopping.get("early_stopping_patience_counter", 0) >= patience:

@@ -68,9 +68,13 @@ class RaterConfig:
         """
         path = Path(folder) / RATER_CONFIG
         if not path.is_file():
+            if (Path(folder) / "run.json").is_file():
+                raise UserError(
+                    f"{folder}: the training of this rater has not ended. Run its command again."
+                )
             raise UserError(
                 f"{folder}: this is no rater folder ({RATER_CONFIG} is missing). Train one with "
-                "recipes/rater.py."
+                "recipes/rater.py; an untrained encoder needs a --scale."
             )
         facts = read_json(path)
         if not isinstance(facts, dict) or facts.get("schema") != RATER_SCHEMA:

@@ -24,7 +24,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
 from empo.corpora.labelled import Example
 from empo.raters.encoders import load_cross_encoder, load_embedder, resolve_encoder
@@ -282,7 +282,6 @@ def _arguments(
 
 def _run(trainer: Any, patience: int | None) -> list[dict[str, float | None]]:
     """Train to the end; the evaluations, one per epoch."""
-    trainer.remove_callback(PrinterCallback)
     fit(trainer, patience)
     return [
         {key: finite(value) for key, value in entry.items()}

@@ -16,7 +16,6 @@ from sklearn.metrics import f1_score
 from torch.utils.data import Sampler
 from transformers import (
     EvalPrediction,
-    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -128,8 +127,6 @@ def train_classifier(
         compute_metrics=lambda prediction: {"macro_f1": _macro_f1(prediction, config.classes)},
         optimizers=(_optimizer(model, args, settings.head_learning_rate), None),
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Lines())
     if settings.ema_decay:
         trainer.keep_average(WeightAverage(model, settings.ema_decay))
     fit(trainer, settings.patience)
@@ -211,21 +208,6 @@ class _SeedPerEpoch(TrainerCallback):
     ) -> None:
         """A training that goes on sees the same order as one that was never stopped."""
         self.generator.manual_seed(1000 * args.seed + int(state.epoch or 0))
-
-
-class _Lines(TrainerCallback):
-    """A line per epoch, whether a bar is shown or not."""
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Loss and the score that chooses the epoch."""
-        metrics = kwargs["metrics"]
-        print(
-            f"seed {args.seed}, epoch {state.epoch:.0f}, validation: loss "
-            f"{metrics['eval_loss']:.4f}, macro-F1 {metrics['eval_macro_f1']:.4f}",
-            flush=True,
-        )
 
 
 def _optimizer(

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
 from empo.corpora.labelled import Example
-from empo.raters import targets, training
+from empo.raters import fit, targets
 from empo.raters.encoder_rater import EncoderRater
 from empo.raters.inputs import InputSettings, PairTokenizer
 from empo.raters.settings import RaterSettings
@@ -158,7 +158,7 @@ def test_the_seed_is_the_training(train: Train) -> None:
 
 
 def stop_at(step: int) -> type[TrainerCallback]:
-    class Stopping(training._Lines):
+    class Stopping(fit.EpochLines):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == step:
                 raise KeyboardInterrupt
@@ -168,7 +168,7 @@ def stop_at(step: int) -> type[TrainerCallback]:
 
 def interrupt(train: Train, monkeypatch: pytest.MonkeyPatch, step: int, **given: Any) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_Lines", stop_at(step))
+        patch.setattr(fit, "EpochLines", stop_at(step))
         with pytest.raises(KeyboardInterrupt):
             train(**given)
 
@@ -205,7 +205,7 @@ def test_the_average_of_the_weights_is_what_is_kept(
     """d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)) at step t."""
     steps: list[dict[str, torch.Tensor]] = []
 
-    class Watching(training._Lines):
+    class Watching(fit.EpochLines):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.on_step_end(args, state, control, **kwargs)
 
@@ -213,7 +213,7 @@ def test_the_average_of_the_weights_is_what_is_kept(
             model = kwargs["model"]
             steps.append({name: p.detach().clone() for name, p in model.named_parameters()})
 
-    monkeypatch.setattr(training, "_Lines", Watching)
+    monkeypatch.setattr(fit, "EpochLines", Watching)
     rater, _ = train(data=examples(24), num_train_epochs=1, ema_decay=0.3)
     assert len(steps) == 1 + 3
     for name, average in steps[0].items():

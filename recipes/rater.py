@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.grid_losses is None:
         results = _train(settings, given, arguments, corpus, test, output)
         print(f"\n{results['table']}")
+        for warning in results["warnings"] or ["It beats both baselines in every dimension."]:
+            print(warning)
         print(f"\nrater in {output}: {output / 'README.md'}, {output / 'results.json'}")
         return 0
     return _grid(settings, given, arguments, corpus, test, output)

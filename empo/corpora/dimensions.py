@@ -78,7 +78,10 @@ def load_dimensions(path: str | Path) -> tuple[Dimension, ...]:
     """
     entries = load_yaml(path)
     if list(entries) != ["dimensions"] or not isinstance(entries["dimensions"], list):
-        raise UserError(f"{path}: one key `dimensions` with a list of dimensions is expected.")
+        raise UserError(
+            f"{path}: one key `dimensions` with a list of dimensions is expected, each like "
+            "{name: warmth, kind: ordinal, low: 0, high: 2, levels: [0, 1, 2]}."
+        )
     found: dict[str, Dimension] = {}
     for number, entry in enumerate(entries["dimensions"], start=1):
         where = f"{path}, dimension {number}"

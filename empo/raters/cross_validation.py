@@ -10,7 +10,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 MODEL = "model"
 
+_DEFAULTED = {"report_to", "ddp_find_unused_parameters", "remove_unused_columns", "logging_steps"}
 _VOLATILE = {"output_dir", "threads", "processes", "disable_tqdm"}
 
 GOLDEN = (
@@ -97,7 +98,7 @@ def cross_validate(
     """
     corpus = suited(corpus, settings)
     test = None if test is None else suited(test, settings)
-    agreement = _agreement(settings.agreement)
+    agreement = _agreement(settings.agreement, {d.name for d in corpus.dimensions})
     run = Run.start(output, "rater", {k: v for k, v in given.items() if k not in _VOLATILE})
     data = [part.facts() for part in (corpus, test) if part is not None]
     path, encoder_name = resolve_encoder(settings.encoder)
@@ -108,6 +109,13 @@ def cross_validate(
         print(f"{output}: this run is complete.")
     else:
         run.save()
+    used = f"{len(corpus.examples):,} examples in {data[0]['groups']:,} groups"
+    print(
+        f"used: {used}{'' if settings.limit is None else f' (limit {settings.limit:,})'}; "
+        f"{len(settings.seeds) * settings.folds} trainings of {settings.architecture} with "
+        f"{settings.loss}",
+        flush=True,
+    )
     dimensions = corpus.dimensions
     units, parts = train_units(corpus, test, settings, arguments, output)
     evaluation, shown = measure(units, dimensions)
@@ -139,7 +147,11 @@ def cross_validate(
         "label_dimensions": [dimension.facts() for dimension in dimensions],
         "encoder": encoder,
         "data": data,
-        "settings": dataclasses.asdict(settings),
+        "settings": {
+            **{k: v for k, v in dataclasses.asdict(settings).items() if v is not None},
+            **{k: v for k, v in arguments.items() if k not in _DEFAULTED},
+        },
+        "agreement": agreement,
         "evaluation": evaluation,
         "evidence": shown,
         "baselines": BASELINES,
@@ -307,8 +319,11 @@ def keep_rater(unit: Unit, output: Path, evidence: Mapping[str, Any]) -> None:
     shutil.rmtree(source)
 
 
-def _agreement(path: str | None) -> dict[str, str] | None:
-    """Krippendorff's alpha per aspect, of a file that `empo agreement` wrote, in words."""
+def _agreement(path: str | None, dimensions: Collection[str]) -> dict[str, str] | None:
+    """Krippendorff's alpha per dimension, of a file that `empo agreement` wrote, in words.
+
+    Raises UserError where no aspect of the file is one of the dimensions.
+    """
     if path is None:
         return None
     found = read_json(path)
@@ -317,12 +332,17 @@ def _agreement(path: str | None) -> dict[str, str] | None:
     shown = {}
     for row in found["rows"]:
         alpha = row["coefficients"]["alpha"]
-        if alpha["value"] is None:
+        if alpha["value"] is None or row["aspect"] not in dimensions:
             continue
         name = " ".join(filter(None, (row["aspect"], row["group"], row["setting"])))
         bounds = " to ".join(f"{bound:.4f}" for bound in alpha["interval"] or ())
         shown[name] = (
             f"Krippendorff's alpha {alpha['value']:.4f} ({bounds or 'no interval'}), "
-            f"{row['items']:,} items, {row['raters']} annotators"
+            f"{row['items']:,} items, {row['raters']} annotators, {found['input']['file']}"
+        )
+    if not shown:
+        raise UserError(
+            f"{path}: it says nothing about {', '.join(sorted(dimensions))}; its aspects are "
+            f"{', '.join(sorted({row['aspect'] for row in found['rows']}))}."
         )
     return shown

@@ -29,11 +29,17 @@ def test_three_kinds(tmp_path: Path) -> None:
 GOOD = "{name: a, low: 0, high: 2, kind: interval}"
 
 
+EXPECTED = (
+    ": one key `dimensions` with a list of dimensions is expected, each like "
+    "{name: warmth, kind: ordinal, low: 0, high: 2, levels: [0, 1, 2]}."
+)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
-        (f"scales: [{GOOD}]", ": one key `dimensions` with a list of dimensions is expected."),
-        ("dimensions: a", ": one key `dimensions` with a list of dimensions is expected."),
+        (f"scales: [{GOOD}]", EXPECTED),
+        ("dimensions: a", EXPECTED),
         ("dimensions: []", ": the list of dimensions is empty."),
         (
             f"dimensions: [{GOOD}, {{name: b, low: 0, high: 2}}]",

@@ -112,7 +112,7 @@ def cross_validate(
     used = f"{len(corpus.examples):,} examples in {data[0]['groups']:,} groups"
     print(
         f"used: {used}{'' if settings.limit is None else f' (limit {settings.limit:,})'}; "
-        f"{len(settings.seeds) * settings.folds} trainings of {settings.architecture} with "
+        f"seeds x folds: {len(settings.seeds)} x {settings.folds}; {settings.architecture} with "
         f"{settings.loss}",
         flush=True,
     )

@@ -96,7 +96,6 @@ def test_the_rater_measures_levels_of_all_systems_beside_two_controls(
     for name in SYSTEMS:
         assert levels[name]["n"] == 320 and levels[name]["mean"] > 0
         assert {"always_level_0", "drawn_from_reference"} <= levels[name]["controls"].keys()
-    assert levels["dpo"]["mean"] < levels["baseline"]["mean"]
     report = (folder / "report.md").read_text()
     (warning,) = results["warnings"]
     assert warning.endswith("its levels measure that composer, not empathy.")

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from empo.settings import option
 
-CLASS_LOSSES = ("cross_entropy", "focal", "ldam", "soft_label_kl")
-SCALAR_LOSSES = ("mse", "mae", "contrastive", "cosine_embedding")
-PAIR_LOSSES = (
-    "cosine",
-    "cosent",
-    "angle",
-    "contrastive_binary",
-    "online_contrastive",
-    "multiple_negatives",
-    "triplet",
-)
+ClassLoss = Literal["cross_entropy", "focal", "ldam", "soft_label_kl"]
 Loss = Literal[
-    "cross_entropy",
-    "focal",
-    "ldam",
-    "soft_label_kl",
+    ClassLoss,
     "mse",
     "mae",
     "contrastive",
@@ -35,6 +22,8 @@ Loss = Literal[
     "multiple_negatives",
     "triplet",
 ]
+CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
+"""Losses that learn levels; the others learn a number or compare vectors."""
 Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window"]
 
 

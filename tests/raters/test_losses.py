@@ -91,7 +91,8 @@ def test_kl_is_the_cross_entropy_on_one_hot_targets() -> None:
 
 
 def test_one_soft_row_is_enough_for_kl() -> None:
-    losses.refuse_one_hot(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    target = torch.tensor([[1.0, 0.0], [0.5, 0.5]])  # from even odds: log 2, and nothing
+    assert losses.soft_label_kl(torch.zeros(2, 2), target).item() == approx(math.log(2) / 2)
 
 
 def test_numbers_by_hand() -> None:

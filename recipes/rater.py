@@ -89,8 +89,8 @@ def _train(
     from empo.raters.cross_validation import cross_validate
     from empo.reporting.raters import plain_classes, plain_summary, write_rater_report
 
-    results, facts = cross_validate(settings, given, arguments, corpus, test, output)
-    write_text(output / "README.md", rater_card(facts))
+    results = cross_validate(settings, given, arguments, corpus, test, output)
+    write_text(output / "README.md", rater_card(results | {"corpora": results["data"]}))
     write_rater_report(results, output)
     return results | {"table": f"{plain_summary(results)}\n\n{plain_classes(results)}"}
 

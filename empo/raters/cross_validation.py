@@ -25,7 +25,7 @@ from empo.raters.kinds import train_rater
 from empo.raters.loading import load_rater
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
 from empo.raters.splits import Split, check_separate, splits, with_test
-from empo.rating import Dimension, RatingInput
+from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import (
     AGREEMENT_SCHEMA,
     RATER_RESULTS_SCHEMA,
@@ -90,11 +90,11 @@ def cross_validate(
     corpus: LabelledCorpus,
     test: LabelledCorpus | None,
     output: Path,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> dict[str, Any]:
     """Train, measure and keep a rater in `output`; a restart does only what is missing.
 
     `given` are the settings as given, by which a restart knows its run. Returns the content of
-    results.json and the facts for the card.
+    results.json, which is also what the card is made from.
     """
     corpus = suited(corpus, settings)
     test = None if test is None else suited(test, settings)
@@ -122,7 +122,6 @@ def cross_validate(
     keep_rater(best_unit(units), output, shown)
     rater = load_rater(output, "cpu")
     golden = rater.score(GOLDEN)
-    config = RaterConfig.read(output)
     split = {
         "group": "examples of one group stay on one side",
         "folds": len(parts),
@@ -138,7 +137,12 @@ def cross_validate(
         "created": now(),
         "versions": versions(),
         "name": output.name,
+        "kind": RaterConfig.read(output).kind,
+        "signature": rater.signature,
         "raters": {output.name: rater.signature},
+        "licence": settings.licence,
+        "note": settings.note,
+        "golden": _golden(golden),
         "seeds": list(settings.seeds),
         "split": split,
         "kept": {key: best_unit(units).facts()[key] for key in ("seed", "fold")},
@@ -157,42 +161,27 @@ def cross_validate(
         "baselines": BASELINES,
         "warnings": list(golden.warnings),
     }
-    facts = {
-        "name": output.name,
-        "kind": config.kind,
-        "dimensions": results["dimensions"],
-        "label_dimensions": results["label_dimensions"],
-        "encoder": encoder,
-        "note": settings.note,
-        "corpora": data,
-        "licence": settings.licence,
-        "split": split,
-        "settings": results["settings"],
-        "seeds": results["seeds"],
-        "evaluation": evaluation,
-        "signature": rater.signature,
-        "golden": [
-            {
-                "context": pair.prompt,
-                "response": pair.response,
-                "scores": {
-                    d.name: finite(golden.scores[i, k]) for k, d in enumerate(golden.dimensions)
-                },
-                "probabilities": {
-                    d.name: None if p is None or not np.isfinite(p[i]).all() else p[i].tolist()
-                    for d, p in zip(golden.dimensions, golden.probabilities, strict=True)
-                },
-            }
-            for i, pair in enumerate(GOLDEN)
-        ],
-        "warnings": results["warnings"],
-        "versions": results["versions"],
-        "agreement": agreement,
-    }
     if not run.complete:  # a complete run is only read again
         write_json(output / "results.json", results)
     run.save(status="complete")
-    return results, facts
+    return results
+
+
+def _golden(ratings: Ratings) -> list[dict[str, Any]]:
+    """The golden inputs with what the rater says about them, for the card."""
+    names = [dimension.name for dimension in ratings.dimensions]
+    return [
+        {
+            "context": pair.prompt,
+            "response": pair.response,
+            "scores": {name: finite(ratings.scores[i, k]) for k, name in enumerate(names)},
+            "probabilities": {
+                name: None if p is None or not np.isfinite(p[i]).all() else p[i].tolist()
+                for name, p in zip(names, ratings.probabilities, strict=True)
+            },
+        }
+        for i, pair in enumerate(GOLDEN)
+    ]
 
 
 def chosen_dimensions(corpus: LabelledCorpus, names: Sequence[str] | None) -> list[Dimension]:

@@ -83,11 +83,13 @@ def resolve(
     prog: str,
     description: str,
     defaults: dict[str, Any] | None = None,
+    defaults_from: str = "default",
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """One instance of each dataclass, and the values that were given, from YAML and command line.
 
     Fields made with `option` appear in `--help`; fields of other dataclasses (trl's configs) are
-    accepted without being listed. `defaults` are values below the YAML's. A dataclass may define
+    accepted without being listed. `defaults` are values below the YAML's, and `defaults_from` is
+    what a message calls the place they come from. A dataclass may define
     `problems() -> list[str]` for combinations that cannot work.
 
     Raises UserError with every problem found.
@@ -104,7 +106,7 @@ def resolve(
     problems += [f"{word}: unexpected on the command line." for word in unknown[:1] if not problems]
 
     values: dict[str, Any] = {}
-    sources: list[tuple[str, dict[str, Any], bool]] = [("default", dict(defaults or {}), False)]
+    sources: list[tuple[str, dict[str, Any], bool]] = [(defaults_from, dict(defaults or {}), False)]
     if config is not None:
         sources.append((str(config), load_yaml(config), False))
     given = {key: value for key, value in vars(namespace).items() if value is not None}

@@ -14,8 +14,9 @@ class MetricResult:
 
     `values` is what results.json holds under the metric's name (fractions 0..1, None where a value
     cannot be computed). `per_response` maps the name of a value to an array of shape (n,) in the
-    order of the responses, NaN where a response has none; empty for corpus-level metrics.
-    `signature` says all that is needed to get the same numbers again.
+    order of the responses, NaN where a response has none. `signature` says all that is
+    needed to get the same numbers again. `of_the_set` names those of the `values` that belong to
+    the whole set of responses: systems are compared in them without a test.
     """
 
     name: str
@@ -23,3 +24,4 @@ class MetricResult:
     values: dict[str, Any]
     per_response: dict[str, np.ndarray] = field(default_factory=dict)
     signature: str = ""
+    of_the_set: tuple[str, ...] = ()

@@ -6,11 +6,13 @@ A value that cannot be computed is None, and `reasons` beside it says why.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import scipy.stats
 import statsmodels.api as sm
+from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
 
 from empo.records import finite
@@ -52,12 +54,12 @@ def histogram(values: np.ndarray, bins: int) -> list[int]:
     return np.histogram(values[np.isfinite(values)], bins=bins, range=(0, 1))[0].tolist()
 
 
-def bootstrap_interval(values: np.ndarray, seed: int) -> list[float]:
+def bootstrap_interval(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> list[float]:
     """95 % percentile bootstrap interval of the mean of `values`, shape (n,), n >= 2."""
     interval = scipy.stats.bootstrap(
         (values,),
         np.mean,
-        n_resamples=RESAMPLES,
+        n_resamples=resamples,
         confidence_level=CONFIDENCE,
         method="percentile",
         batch=500,  # 500 x n floats at a time
@@ -66,12 +68,12 @@ def bootstrap_interval(values: np.ndarray, seed: int) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def sign_flip_p(differences: np.ndarray, seed: int) -> float:
+def sign_flip_p(differences: np.ndarray, seed: int, resamples: int = RESAMPLES) -> float:
     """Two-sided p of a paired permutation test on the mean of `differences`, shape (n,), n >= 1.
 
     Under the null hypothesis the two systems of a pair can be exchanged, so every sign is a coin.
-    All 2^n flips where these are no more than the random ones, else (count + 1) / (flips + 1) over
-    9,999 random flips. The same test as scipy.stats.permutation_test with
+    All 2^n flips where these are no more than `resamples`, else (count + 1) / (resamples + 1) over
+    as many random flips. The same test as scipy.stats.permutation_test with
     permutation_type="samples" and the statistic |mean|, at a fifth of its time.
     """
     n = len(differences)
@@ -81,28 +83,157 @@ def sign_flip_p(differences: np.ndarray, seed: int) -> float:
     def extreme(flips: np.ndarray) -> int:
         return int((np.abs(total - 2 * (flips @ differences)) >= threshold).sum())
 
-    if 2**n <= RESAMPLES:
+    if 2**n <= resamples:
         return extreme(np.arange(2**n)[:, None] >> np.arange(n) & 1) / 2**n
     rng = np.random.default_rng(seed)
-    bits = rng.integers(0, 256, (RESAMPLES, n // 8 + 1), dtype=np.uint8)
+    bits = rng.integers(0, 256, (resamples, n // 8 + 1), dtype=np.uint8)
     count = sum(  # 500 flips x n floats at a time
         extreme(np.unpackbits(rows, axis=1, count=n).astype(float))
-        for rows in np.array_split(bits, RESAMPLES // 500 + 1)
+        for rows in np.array_split(bits, resamples // 500 + 1)
     )
-    return (count + 1) / (RESAMPLES + 1)
+    return (count + 1) / (resamples + 1)
 
 
-def sign_flip_name(n: int) -> str:
+def sign_flip_name(n: int, resamples: int = RESAMPLES) -> str:
     """What `sign_flip_p` does with n differences, and how small its p can get."""
-    if 2**n <= RESAMPLES:
+    if 2**n <= resamples:
         return f"paired sign-flip permutation, all {2**n:,} flips"
-    return f"paired sign-flip permutation, {RESAMPLES:,} random flips (p ≥ {1 / (RESAMPLES + 1)})"
+    return f"paired sign-flip permutation, {resamples:,} random flips (p ≥ {1 / (resamples + 1):g})"
+
+
+def cohens_d(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    """Standardised mean difference of a - b, arrays of shape (n,) on the same exchanges.
+
+    `paired` divides by the standard deviation of the differences, `pooled` by the root mean square
+    of the two standard deviations (Cohen 1988), which is the one that papers print. Equal values
+    everywhere have d = 0. `reasons` has a sentence for every None.
+    """
+    differences = a - b
+    effects: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for name, arrays in {"paired": (differences,), "pooled": (a, b)}.items():
+        effects[name] = None
+        if len(a) < 2:
+            reasons[name] = "needs two exchanges"
+        elif not differences.any():
+            effects[name] = 0.0
+        elif all(np.ptp(array) == 0 for array in arrays):
+            reasons[name] = "the values do not vary, so there is nothing to divide by"
+        else:
+            spread = np.sqrt(np.mean([array.var(ddof=1) for array in arrays]))
+            effects[name] = float(differences.mean() / spread)
+    return effects | ({"reasons": reasons} if reasons else {})
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    """McNemar's test of two systems that were right or wrong on the same items.
+
+    Boolean arrays of shape (n,). Exact (binomial) below 25 items on which only one is right, else
+    chi-square with continuity correction. `difference` is the accuracy of a minus that of b.
+    """
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    both, neither = int((a & b).sum()), int((~a & ~b).sum())
+    exact = only_a + only_b < 25
+    result = contingency_tables.mcnemar([[both, only_a], [only_b, neither]], exact=exact)
+    return {
+        "difference": (only_a - only_b) / len(a) if len(a) else None,
+        "only_a": only_a,
+        "only_b": only_b,
+        "n": len(a),
+        "p": min(1.0, float(result.pvalue)),
+        "test": "McNemar, exact" if exact else "McNemar, chi-square with continuity correction",
+    }
+
+
+def welch(a: np.ndarray, b: np.ndarray) -> dict[str, Any] | None:
+    """Welch's t test of two independent samples, shapes (m,) and (k,), each of two or more.
+
+    None where neither sample varies: t has nothing to divide by.
+    """
+    if np.ptp(a) == 0 and np.ptp(b) == 0:
+        return None
+    found = scipy.stats.ttest_ind(a, b, equal_var=False)
+    interval = found.confidence_interval(CONFIDENCE)
+    return {
+        "t": float(found.statistic),
+        "df": float(found.df),
+        "p": float(found.pvalue),
+        "interval": [float(interval.low), float(interval.high)],
+    }
+
+
+def over_runs(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, Any]:
+    """Compare two systems that were trained several times, on the same exchanges.
+
+    `a` and `b` have shape (runs, n), the runs of one need not be those of the other; NaN is left
+    out. `difference` is that of the means over runs; its 95 % interval resamples runs and exchanges
+    (two levels), so that it speaks of systems trained again and answering other exchanges. `welch`
+    tests the means of the runs, with the runs as the only n. `reasons` has a sentence for every
+    None.
+    """
+    reasons: dict[str, str] = {}
+    means = [_run_means(values, np.ones((1, values.shape[1])))[0] for values in (a, b)]
+    difference = finite(means[0].mean() - means[1].mean())
+    interval = None
+    if difference is None:
+        reasons["difference"] = reasons["interval"] = "a run has no value"
+    elif a.shape[1] < 2:
+        reasons["interval"] = "needs two exchanges"
+    else:
+        weights = _exchange_weights(a.shape[1], seed)
+        rng = np.random.default_rng([seed, 1])
+        drawn = []
+        for values in (a, b):
+            of_run = _run_means(values, weights)
+            runs = rng.integers(0, len(values), of_run.shape)
+            drawn.append(np.take_along_axis(of_run, runs, axis=1).mean(axis=1))
+        low, high = np.nanpercentile(
+            drawn[0] - drawn[1], [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
+        )
+        interval = [float(low), float(high)]
+    tested = None
+    if min(len(a), len(b)) < 2:
+        reasons["welch"] = "needs two runs of either system"
+    elif difference is not None and (tested := welch(*means)) is None:
+        reasons["welch"] = "the runs do not differ in this value"
+    elif difference is None:
+        reasons["welch"] = "a run has no value"
+    return {
+        "difference": difference,
+        "interval": interval,
+        "runs": [len(a), len(b)],
+        "n": a.shape[1],
+        "welch": tested,
+        "reasons": reasons,
+    }
+
+
+@lru_cache(maxsize=1)  # all values of all pairs have the same exchanges
+def _exchange_weights(n: int, seed: int) -> np.ndarray:
+    """How often each of n exchanges is in a bootstrap sample, shape (resamples, n)."""
+    rng = np.random.default_rng(seed)
+    weights = np.empty((RESAMPLES, n), dtype=np.float32)
+    for row in weights:
+        row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+    return weights
+
+
+def _run_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean of every run over its known values: (runs, n), (samples, n) -> (samples, runs)."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return (weights @ np.where(known, values, 0).T) / (weights @ known.T.astype(float))
 
 
 def compare(
-    a: np.ndarray, b: np.ndarray, length_a: np.ndarray, length_b: np.ndarray, seed: int
+    a: np.ndarray,
+    b: np.ndarray,
+    length_a: np.ndarray,
+    length_b: np.ndarray,
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Compare two systems on the same exchanges: mean of a - b, interval, p, length control.
+    """Compare two systems on the same exchanges: mean of a - b, interval, p, d, length control.
 
     All arrays have shape (n,); exchanges where a or b is NaN are left out. `reasons` has a
     sentence for every None.
@@ -120,9 +251,10 @@ def compare(
         reasons["length_controlled"] = "needs length differences that vary over the exchanges"
     return {
         "difference": float(differences.mean()) if n else None,
-        "interval": bootstrap_interval(differences, seed) if n > 1 else None,
-        "p": sign_flip_p(differences, seed) if n else None,
-        "test": sign_flip_name(n),
+        "interval": bootstrap_interval(differences, seed, resamples) if n > 1 else None,
+        "p": sign_flip_p(differences, seed, resamples) if n else None,
+        "test": sign_flip_name(n, resamples),
+        "d": cohens_d(a[known], b[known]),
         "n": n,
         "length_controlled": controlled,
         "reasons": reasons,

@@ -15,7 +15,11 @@ from operator import itemgetter
 
 from empo.metrics import MetricResult
 from empo.metrics import tokens as word
+from empo.metrics.long_repeats import Repeats
 from empo.records import Response
+
+KEPT = 2_000_000
+"""Occurrences of repeated n-grams that are kept at once: about 200 MB."""
 
 
 def trie(responses: Sequence[Response]) -> MetricResult:
@@ -45,7 +49,7 @@ def trie(responses: Sequence[Response]) -> MetricResult:
     signature = (
         f"greedy token-aligned fold, ties by n, then first in order of ids; {word.SIGNATURE}"
     )
-    return MetricResult("trie", len(texts), values, signature=signature)
+    return MetricResult("trie", len(texts), values, of_the_set=tuple(values), signature=signature)
 
 
 def trie_nodes(sequences: Iterable[Sequence]) -> int:
@@ -70,12 +74,42 @@ def fold(sequences: Sequence[Sequence[str]]) -> tuple[list[list[int]], dict[int,
     """
     numbers: dict[str, int] = {}
     numbered = [[numbers.setdefault(item, len(numbers)) for item in row] for row in sequences]
-    ngrams = _Ngrams(numbered, symbols=len(numbers))
-    expansions: dict[int, list[int]] = {}
+    expansions = _fold_long(numbered, symbols=len(numbers))
+    ngrams = _Ngrams(numbered, symbols=len(numbers) + len(expansions))
     while (heaviest := ngrams.heaviest()) is not None:
         symbol, ngram = ngrams.replace(heaviest)
         expansions[symbol] = ngram
     return ngrams.sequences, expansions
+
+
+def _fold_long(sequences: list[list[int]], symbols: int) -> dict[int, list[int]]:
+    """Fold in place, the heaviest first, until few enough n-grams repeat for all to be kept.
+
+    Returns symbol -> n-gram; symbols are numbered from `symbols` on.
+    """
+    expansions: dict[int, list[int]] = {}
+    while sum(len(sequence) ** 2 for sequence in sequences) / 2 > KEPT:  # what can be there at most
+        repeats = Repeats(sequences)
+        if repeats.occurrences <= KEPT or (found := repeats.heaviest()) is None:
+            break
+        start, n = found
+        ngram = repeats.joined[start : start + n].tolist()
+        symbol = symbols + len(expansions)
+        expansions[symbol] = ngram
+        for sequence in sequences:
+            i = 0
+            while (i := _index(sequence, ngram[0], i)) is not None:
+                if sequence[i : i + n] == ngram:
+                    sequence[i : i + n] = [symbol]
+                i += 1
+    return expansions
+
+
+def _index(sequence: list[int], item: int, start: int) -> int | None:
+    try:
+        return sequence.index(item, start)
+    except ValueError:
+        return None
 
 
 class _Ngrams:

@@ -7,7 +7,7 @@ from typing import Any
 
 from empo.rating import MECHANISMS
 from empo.reporting.markdown import escape, interval, number, table
-from empo.reporting.published import EPITOME, with_published
+from empo.reporting.published import BERTSCORE, EPITOME, with_published
 
 _SHORT = {"emotional_reactions": "ER", "interpretations": "IP", "explorations": "EX"}
 _CONTROLS = {
@@ -59,7 +59,7 @@ def empathy_levels(results: Mapping[str, Any], figure: str | None, *, published:
     parts += [
         _EXPLAINED,
         bold_warnings(results.get("warnings", ())),
-        _metric(measured, published),
+        _metric(measured, systems, published),
         _CONTROLS_EXPLAINED,
         _against_controls(measured),
         _PUBLISHED if published else "",
@@ -99,7 +99,8 @@ def _mean_sd(described: Mapping[str, Any]) -> str:
     return f"{number(described['mean'])} ± {number(described['sd'])}"
 
 
-def _metric(measured: Mapping[str, Any], published: bool) -> str:
+def _metric(measured: Mapping[str, Any], systems: Mapping[str, Any], published: bool) -> str:
+    """The layout of the paper's Table 2, with the controls below; BERTScore where it was measured."""
     rows = {
         name: [
             _mean_sd(values),
@@ -120,7 +121,18 @@ def _metric(measured: Mapping[str, Any], published: bool) -> str:
                 str(values["n"]),
             ]
         )
-    return table(["system", "mean", "interval", *_SHORT.values(), "n"], table_rows)
+    headers = ["system", "mean", "interval", *_SHORT.values(), "n"]
+    if any("bertscore" in system["metrics"] for system in systems.values()):
+        f1 = {
+            name: number(system["metrics"]["bertscore"]["f1"])
+            for name, system in systems.items()
+            if "bertscore" in system["metrics"]
+        }
+        f1 |= {f"{name}, published": cell for name, cell in BERTSCORE.items()}
+        headers.insert(-1, "BERTScore F1")
+        for row in table_rows:
+            row.insert(-1, f1.get(row[0], "—"))
+    return table(headers, table_rows)
 
 
 def _against_controls(measured: Mapping[str, Any]) -> str:

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from empo.rating import MECHANISMS
+from empo.reporting.comparisons import LABELS, mark
+from empo.reporting.markdown import number
 
 _HUMAN = "black"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -63,6 +65,49 @@ def epitome_figure(systems: Mapping[str, Any], path: str | Path) -> None:
         axes.set_xlabel(f"{mechanism.replace('_', ' ')}: share of responses")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, title="level", loc="outside right center", frameon=False)
+    save_figure(figure, path)
+
+
+def comparisons_figure(comparisons: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Cohen's d (pooled) of every tested value (rows) and pair (columns), with stars of p (Holm)."""
+    tested = [row for row in comparisons if row["p"] is not None]
+    values = list(dict.fromkeys(row["metric"] for row in tested))
+    pairs = list(dict.fromkeys((row["a"], row["b"]) for row in tested))
+    grid = [[float("nan")] * len(pairs) for _ in values]
+    texts = [[""] * len(pairs) for _ in values]
+    for row in tested:
+        i, j = values.index(row["metric"]), pairs.index((row["a"], row["b"]))
+        d = (row.get("d") or {}).get("pooled")
+        texts[i][j] = f"{number(d, 2)}\n{mark(row['p_holm'])}".strip()
+        grid[i][j] = float("nan") if d is None else d
+    figure = Figure(
+        figsize=(2.2 + 0.85 * len(pairs), 1.6 + 0.42 * len(values)), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    image = axes.imshow(grid, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+    for i, row_texts in enumerate(texts):
+        for j, text in enumerate(row_texts):
+            dark = abs(grid[i][j]) > 0.6
+            axes.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                size=7,
+                color="white" if dark else "black",
+                linespacing=0.9,
+            )
+    axes.set_xticks(
+        range(len(pairs)),
+        [f"{a}\n− {b}".replace("$", r"\$") for a, b in pairs],
+        rotation=45,
+        ha="right",
+        size=8,
+    )
+    axes.set_yticks(range(len(values)), [LABELS.get(value, value) for value in values], size=8)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label="Cohen's d (pooled), cut at ±1", extend="both")
     save_figure(figure, path)
 
 

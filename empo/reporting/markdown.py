@@ -47,6 +47,13 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     )
 
 
+def code(text: str) -> str:
+    """Any text as a block of code, its line breaks kept; the fence is longer than any inside it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}\n"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number with fixed digits, or an em dash where there is none."""
     return "—" if value is None else f"{value:z.{digits}f}".replace("-", "−")

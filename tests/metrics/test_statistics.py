@@ -5,13 +5,17 @@ import scipy.stats
 from empo.metrics.statistics import (
     RESAMPLES,
     bootstrap_interval,
+    cohens_d,
     compare,
     describe,
     histogram,
     holm,
     length_controlled,
+    mcnemar,
+    over_runs,
     sign_flip_name,
     sign_flip_p,
+    welch,
 )
 
 
@@ -139,3 +143,122 @@ def test_holm_by_hand():
     # sorted: .01 * 3, .02 * 2, .03 * 1 with the running maximum
     assert holm([0.03, None, 0.01, 0.02]) == pytest.approx([0.04, None, 0.03, 0.04])
     assert holm([None]) == [None]
+
+
+def test_cohens_d_by_hand():
+    a, b = np.array([3.0, 5.0, 7.0]), np.array([1.0, 2.0, 6.0])
+    # differences 2, 3, 1: mean 2, sd 1; variances 4 and 7
+    assert cohens_d(a, b) == {"paired": pytest.approx(2), "pooled": pytest.approx(2 / 5.5**0.5)}
+    assert cohens_d(b, a)["pooled"] == -cohens_d(a, b)["pooled"]
+
+
+def test_cohens_d_agrees_with_the_t_of_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.3, 1, 40), rng.normal(0, 2, 40)
+    d = cohens_d(a, b)
+    assert d["paired"] == pytest.approx(scipy.stats.ttest_rel(a, b).statistic / 40**0.5)
+    # with equal n, Welch's t is the pooled d times the root of n / 2
+    assert d["pooled"] == pytest.approx(welch(a, b)["t"] / 20**0.5)
+
+
+def test_equal_systems_have_no_effect_and_constant_ones_no_d():
+    values = np.array([1.0, 2.0, 2.0])
+    equal = compare(values, values, values, values, seed=0)
+    assert (equal["difference"], equal["p"]) == (0, 1)
+    assert equal["d"] == {"paired": 0, "pooled": 0}
+    shifted = cohens_d(values + 1, values)
+    assert shifted["paired"] is None and shifted["pooled"] is not None
+    assert shifted["reasons"] == {
+        "paired": "the values do not vary, so there is nothing to divide by"
+    }
+    assert cohens_d(values[:1], values[:1])["reasons"]["pooled"] == "needs two exchanges"
+
+
+@pytest.mark.parametrize("flips, exact", [(10, True), (200, False)])
+def test_mcnemar_agrees_with_scipy(flips, exact):
+    rng = np.random.default_rng(flips)
+    a = rng.random(400) < 0.6
+    b = a ^ (np.arange(400) < flips) & (rng.random(400) < 0.9)
+    found = mcnemar(a, b)
+    discordant = found["only_a"] + found["only_b"]
+    assert found["difference"] == pytest.approx(a.mean() - b.mean())
+    assert found["n"] == 400
+    if exact:
+        assert discordant < 25 and found["test"] == "McNemar, exact"
+        expected = scipy.stats.binomtest(found["only_a"], discordant).pvalue
+    else:
+        chi2 = (abs(found["only_a"] - found["only_b"]) - 1) ** 2 / discordant
+        expected = scipy.stats.chi2.sf(chi2, 1)
+    assert found["p"] == pytest.approx(expected)
+
+
+def test_mcnemar_of_a_system_with_itself():
+    same = np.array([True, False, True])
+    assert mcnemar(same, same) | {"test": ""} == {
+        "difference": 0, "only_a": 0, "only_b": 0, "n": 3, "p": 1, "test": "",
+    }  # fmt: skip
+
+
+def test_welch_agrees_with_its_formula():
+    a, b = np.array([0.71, 0.74, 0.69]), np.array([0.80, 0.77])
+    found = welch(a, b)
+    va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 2
+    assert found["t"] == pytest.approx((a.mean() - b.mean()) / (va + vb) ** 0.5)
+    assert found["df"] == pytest.approx((va + vb) ** 2 / (va**2 / 2 + vb**2 / 1))
+    assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(abs(found["t"]), found["df"]))
+    assert found["interval"][0] < a.mean() - b.mean() < found["interval"][1] < 0.05
+    assert welch(np.ones(2), np.ones(3)) is None
+
+
+def test_over_runs_of_one_run_is_the_bootstrap_over_exchanges():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0.2, 1, (1, 300)), rng.normal(0, 1, (1, 300))
+    found = over_runs(a, b, seed=0)
+    low, high = bootstrap_interval((a - b)[0], seed=1)
+    assert found["difference"] == pytest.approx((a - b).mean())
+    assert found["interval"] == pytest.approx([low, high], abs=0.02)
+    assert found["welch"] is None
+    assert found["reasons"] == {"welch": "needs two runs of either system"}
+
+
+def test_runs_that_differ_widen_the_interval_over_runs():
+    rng = np.random.default_rng(4)
+    noise = rng.normal(0, 1, (3, 200))
+    b = rng.normal(0, 1, (3, 200))
+    same = over_runs(noise, b, seed=0)
+    apart = over_runs(noise + np.array([[-1], [0], [1]]), b, seed=0)
+    assert np.diff(apart["interval"]) > 2 * np.diff(same["interval"])
+    means = (noise + np.array([[-1], [0], [1]])).mean(axis=1)
+    expected = welch(means, b.mean(axis=1))
+    assert apart["welch"].pop("interval") == pytest.approx(expected.pop("interval"))
+    assert apart["welch"] == pytest.approx(expected)
+    assert apart["runs"] == [3, 3]
+
+
+def test_over_runs_covers_the_true_difference():
+    """95 % intervals of simulated trainings miss the truth about as often as they should."""
+    rng = np.random.default_rng(5)
+    missed = 0
+    for seed in range(60):
+        exchange = rng.normal(0, 1, 80)
+        a = exchange + 0.5 + rng.normal(0, 0.3, (8, 1)) + rng.normal(0, 1, (8, 80))
+        b = exchange + rng.normal(0, 0.3, (8, 1)) + rng.normal(0, 1, (8, 80))
+        low, high = over_runs(a, b, seed)["interval"]
+        missed += not low < 0.5 < high
+    assert missed <= 10  # binomial(60, .05): 3 expected, more than 10 once in 2,000
+
+
+def test_over_runs_leaves_out_nan():
+    a = np.array([[1.0, np.nan, 3.0], [1.0, 2.0, 3.0]])
+    b = np.zeros((2, 3))
+    assert over_runs(a, b, seed=0)["difference"] == 2
+    nothing = over_runs(np.full((1, 3), np.nan), b, seed=0)
+    assert nothing["difference"] is nothing["interval"] is nothing["welch"] is None
+    assert set(nothing["reasons"]) == {"difference", "interval", "welch"}
+
+
+def test_fewer_resamples_are_said_and_bound_p():
+    a, b = np.ones(50), np.zeros(50)
+    found = compare(a, b, a, b, seed=0, resamples=999)
+    assert found["p"] == 1 / 1000
+    assert "999 random flips (p ≥ 0.001)" in found["test"]

@@ -2,7 +2,11 @@ import itertools
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from empo.metrics import trie as module
+from empo.metrics.long_repeats import Repeats
 from empo.metrics.trie import fold, trie, trie_nodes
 
 
@@ -133,3 +137,50 @@ def test_order_of_the_file_does_not_matter(responses):
 def test_trie_nodes_counts_distinct_prefixes_and_the_root():
     assert trie_nodes([]) == 1
     assert trie_nodes([(), ("a",), ("a", "b"), ("b", "b")]) == 5
+
+
+CORPORA = st.lists(st.lists(st.sampled_from("abc"), max_size=12), min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(CORPORA)
+def test_fold_is_the_naive_one(sequences):
+    assert as_naive(sequences) == naive_fold(sequences)
+
+
+@settings(deadline=None)
+@given(CORPORA)
+def test_fold_through_the_suffix_array_is_the_naive_one(sequences):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "KEPT", -1)  # every fold is found in the suffix array
+        assert as_naive(sequences) == naive_fold(sequences)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=4))
+def test_suffixes_are_sorted_and_their_common_prefixes_counted(sequences):
+    repeats = Repeats(sequences)
+    values = repeats.joined.tolist()
+    suffixes = sorted(range(len(values)), key=lambda start: values[start:])
+    assert repeats.suffixes.tolist() == suffixes
+    for i in range(1, len(values)):
+        pair = values[suffixes[i - 1] :], values[suffixes[i] :]
+        same = [a == b for a, b in zip(*pair, strict=False)]
+        assert repeats.common[i] == [*same, False].index(False)
+
+
+def test_repeats_too_many_to_keep_are_folded_all_the_same():
+    texts = [["sad", "word"] * 5_000, ["a", "sad", "word"], ["so"] * 9_999]
+    folded, expansions = fold(texts)
+    sad, word, _, so = range(4)
+    # n times 10,000 - n: "so" 5,000 times in 5,000 places is the heaviest, and found in the array
+    heaviest, second = list(expansions.values())[:2]
+    assert heaviest == [so] * 5_000
+    assert second == [sad, word] * 2_500
+
+    def expand(symbols):
+        return [w for s in symbols for w in (expand(expansions[s]) if s in expansions else [s])]
+
+    assert [expand(sequence) for sequence in folded] == [
+        [["sad", "word", "a", "so"].index(token) for token in text] for text in texts
+    ]
+    assert sum(map(len, folded)) < 20

@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from empo.reporting.report import render, summary, write_report
+from empo.reporting.report import render, write_report
+from empo.reporting.summary import summary
 
 
 def test_report_and_figures_lie_side_by_side(results, tmp_path):
@@ -12,7 +13,7 @@ def test_report_and_figures_lie_side_by_side(results, tmp_path):
     )
     text = report.read_text(encoding="utf-8")
     linked = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert sorted(linked) == ["iva.svg", "nidf.svg", "training-dpo.svg"]
+    assert sorted(linked) == ["comparisons.svg", "iva.svg", "nidf.svg", "training-dpo.svg"]
     assert all((tmp_path / name).is_file() for name in linked)
 
 
@@ -114,9 +115,10 @@ def test_warnings_stand_at_the_top_and_beside_the_table(rated, results):
 def test_levels_are_compared_and_move_with_length_under_their_names(rated):
     text = render(rated)
     compared = text.split("## Comparisons")[1].split("\n## ")[0]
-    assert "| one − two | DIFF-EPITOME ER |" in compared
-    assert "| one − human | sum of levels |" in compared
-    assert "| one − human | DIFF-EPITOME" not in compared
+    of_value = dict(part.split("\n", 1) for part in compared.split("\n### ")[1:])
+    assert "\n| one − two |" in of_value["DIFF-EPITOME ER"]
+    assert "\n| one − human |" in of_value["sum of levels"]
+    assert "human" not in of_value["DIFF-EPITOME"]
     assert "\n| DIFF-EPITOME EX | " in text.split("## What moves with length")[1]
 
 
@@ -146,8 +148,8 @@ def test_marks_follow_the_corrected_p(results):
     changed = copy.deepcopy(results)
     row = next(row for row in changed["comparisons"] if row["p"] is not None)
     for p, mark in ((0.06, ""), (0.04, " \\*"), (0.004, " \\*\\*"), (0.0004, " \\*\\*\\*")):
-        row |= {"p": 0.0001, "p_holm": p}
-        assert f"| 0.0001 | {p:.4f}{mark} | 3 |" in render(changed)
+        row |= {"p": 0.0001, "p_holm": p, "d": {"paired": 1.234, "pooled": -0.567}}
+        assert f"| 0.0001 | {p:.4f}{mark} | 1.23 | −0.57 |" in render(changed)
 
 
 def test_generated_text_is_escaped(results):
@@ -156,7 +158,7 @@ def test_generated_text_is_escaped(results):
     assert "glad \\| to \\`hear\\` it" in samples
     assert "&lt;b&gt;glad&lt;/b&gt; \\[x\\](http&#58;//x.org)" in samples
     assert "| two | am i sad |" in samples
-    assert "seed 0, not chosen" in samples
+    assert "### 3 by random\n\nDrawn at random with the seed 0.\n" in samples
 
 
 def test_published_rows_only_on_request(results):
@@ -193,3 +195,35 @@ def test_summary_has_one_row_per_system(results):
     lines = summary(results).split("\n")
     assert [line.split()[0] for line in lines] == ["system", "one", "two", "human"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_at_a_glance_has_the_value_of_every_metric(rated):
+    rows = render(rated).split("## At a glance\n\n")[1].split("\n\n")[0].split("\n")
+    titles = [cell.strip() for cell in rows[0].split("|")[1:-1]]
+    one = dict(zip(titles, (cell.strip() for cell in rows[2].split("|")[1:-1]), strict=True))
+    metrics = rated["systems"]["one"]["metrics"]
+    assert one["NIDF"] == f"{metrics['nidf']['mean']:.3f}"
+    assert one["DIFF-EPITOME"] == f"{metrics['diff_epitome']['mean']:.3f}"
+    assert one["self-BLEU"] == f"{metrics['self_bleu']['mean']:.3f}"
+    assert "BERTScore F1" not in titles
+    assert rows[-1].startswith("| human | — |")
+
+
+def test_command_inputs_and_versions_stand_at_the_end(results):
+    command = "python eval/responses.py --responses `x`"
+    file = {"file": "one.jsonl", "bytes": 1, "sha256": "ab" * 32}
+    text = render(results | {"command": command, "inputs": [file, {"files": [file]}]})
+    how = text.split("## How it was measured\n")[1]
+    assert f"```\n{command}\n```" in how
+    assert how.count("| one.jsonl | abababababab |") == 2
+    assert "numpy " in how
+
+
+def test_texts_without_emotion_words_have_no_shares(results):
+    changed = copy.deepcopy(results)
+    changed["systems"]["one"]["metrics"]["emotion_shares"] |= {
+        "response": None, "response_polarity": None, "mean": None, "sd": None,
+    }  # fmt: skip
+    emotions = render(changed).split("### Emotion words")[1]
+    assert f"| one |{' — |' * 8}" in emotions
+    assert "| one | — ± — | — |" in emotions

@@ -28,10 +28,17 @@ class Repeats:
         self.common = _common_prefixes(joined, self.suffixes.tolist())
 
     @property
+    def reach(self) -> np.ndarray:
+        """Length of the longest repeated n-gram that begins at each position, shape as `suffixes`."""
+        common = np.append(self.common, 0)
+        reach = np.empty_like(self.suffixes)
+        reach[self.suffixes] = np.maximum(common[:-1], common[1:])
+        return reach
+
+    @property
     def occurrences(self) -> int:
         """Occurrences of all repeated n-grams together: what keeping every one of them costs."""
-        common = np.append(self.common, 0)
-        return int(np.maximum(common[:-1], common[1:]).sum())
+        return int(self.reach.sum())
 
     def heaviest(self) -> tuple[int, int] | None:
         """Start and n of the first occurrence of the n-gram with the largest n times its count.

@@ -8,18 +8,18 @@ a response is its template. Few templates, much folding: the system says the sam
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from operator import itemgetter
 
 from empo.metrics import MetricResult
 from empo.metrics import tokens as word
 from empo.metrics.long_repeats import Repeats
 from empo.records import Response
 
-KEPT = 2_000_000
-"""Occurrences of repeated n-grams that are kept at once: about 200 MB."""
+KEPT = 5_000_000
+"""Occurrences of repeated n-grams that may be kept at once: half a gigabyte where all are."""
 
 
 def trie(responses: Sequence[Response]) -> MetricResult:
@@ -74,24 +74,24 @@ def fold(sequences: Sequence[Sequence[str]]) -> tuple[list[list[int]], dict[int,
     """
     numbers: dict[str, int] = {}
     numbered = [[numbers.setdefault(item, len(numbers)) for item in row] for row in sequences]
-    expansions = _fold_long(numbered, symbols=len(numbers))
-    ngrams = _Ngrams(numbered, symbols=len(numbers) + len(expansions))
+    expansions, repeats = _fold_long(numbered, symbols=len(numbers))
+    ngrams = _Ngrams(numbered, len(numbers) + len(expansions), repeats.reach.tolist())
     while (heaviest := ngrams.heaviest()) is not None:
         symbol, ngram = ngrams.replace(heaviest)
         expansions[symbol] = ngram
     return ngrams.sequences, expansions
 
 
-def _fold_long(sequences: list[list[int]], symbols: int) -> dict[int, list[int]]:
+def _fold_long(sequences: list[list[int]], symbols: int) -> tuple[dict[int, list[int]], Repeats]:
     """Fold in place, the heaviest first, until few enough n-grams repeat for all to be kept.
 
-    Returns symbol -> n-gram; symbols are numbered from `symbols` on.
+    Returns symbol -> n-gram (symbols are numbered from `symbols` on) and the repeats that are left.
     """
     expansions: dict[int, list[int]] = {}
-    while sum(len(sequence) ** 2 for sequence in sequences) / 2 > KEPT:  # what can be there at most
+    while True:
         repeats = Repeats(sequences)
         if repeats.occurrences <= KEPT or (found := repeats.heaviest()) is None:
-            break
+            return expansions, repeats
         start, n = found
         ngram = repeats.joined[start : start + n].tolist()
         symbol = symbols + len(expansions)
@@ -102,7 +102,6 @@ def _fold_long(sequences: list[list[int]], symbols: int) -> dict[int, list[int]]
                 if sequence[i : i + n] == ngram:
                     sequence[i : i + n] = [symbol]
                 i += 1
-    return expansions
 
 
 def _index(sequence: list[int], item: int, start: int) -> int | None:
@@ -113,37 +112,55 @@ def _index(sequence: list[int], item: int, start: int) -> int | None:
 
 
 class _Ngrams:
-    """All n-grams that repeat, kept up to date while one after the other is folded.
+    """The n-grams that repeat and can still become the heaviest, kept while one after the other is
+    folded.
 
     An n-gram is a node, a number reached from its first symbol through `child`; a symbol is the
-    node of its own 1-gram. `where` holds a node's occurrences as places (sequence, offset), where
-    the offset counts tokens of the *unfolded* sequence: it orders places as current positions do,
-    and no fold changes it. After a fold, an n-gram without the new symbol can only have lost
-    occurrences, so its key in the heap only rises, and an outdated key is put right when it comes
-    to the top.
+    node of its own 1-gram. `where` holds a node's occurrences as places: positions in the unfolded
+    sequences, counted through all of them with one more after each, which order occurrences as
+    current positions do, and which no fold changes. After a fold, an n-gram without the new symbol
+    can only have lost occurrences.
+
+    A node is opened, which makes nodes of all repeating n-grams one symbol longer, only when a
+    bound on what they can weigh comes to the top of the heap: `reach` has the length of the longest
+    repeat that begins at each place of the unfolded sequences, and no fold makes a longer one. So
+    heap keys only rise with time, and an outdated one is put right when it comes to the top.
     """
 
-    def __init__(self, sequences: list[list[int]], symbols: int) -> None:
+    def __init__(self, sequences: list[list[int]], symbols: int, reach: list[int]) -> None:
         self.sequences = sequences
-        self.places = [[(row, i) for i in range(len(s))] for row, s in enumerate(sequences)]
+        self.reach = reach
+        self.places: list[list[int]] = []
+        self.row_of: list[int] = []
+        for row, sequence in enumerate(sequences):
+            start = len(self.row_of)
+            self.places.append(list(range(start, start + len(sequence))))
+            self.row_of += [row] * (len(sequence) + 1)
         self.child: dict[tuple[int, int], int] = {}
         self.length = [1] * symbols
-        self.where: list[set[tuple[int, int]]] = [set() for _ in range(symbols)]
-        self.heap: list[tuple[int, int, tuple[int, int], int]] = []
-        self._grow(
-            [
-                (row, start, start + 1, symbol)
-                for row, sequence in enumerate(sequences)
-                for start, symbol in enumerate(sequence)
-            ]
-        )
+        self.tokens = [1] * symbols
+        self.where: list[set[int]] = [set() for _ in range(symbols)]
+        self.opened = [False] * symbols
+        self.heap: list[tuple[int, int, int, int]] = []
+        for sequence, places in zip(sequences, self.places, strict=True):
+            for symbol, place in zip(sequence, places, strict=True):
+                self.where[symbol].add(place)
+        for symbol in range(symbols):
+            self._push_bound(symbol)
 
     def heaviest(self) -> int | None:
         """The node to fold next, None when nothing repeats."""
         while self.heap:
             key = self.heap[0]
             node = key[-1]
-            if len(self.where[node]) < 2:
+            if key[1] == 0:
+                heapq.heappop(self.heap)
+                if (bound := self._bound(node)) < -key[0]:
+                    if bound:
+                        heapq.heappush(self.heap, (-bound, 0, 0, node))
+                else:
+                    self._open(node)
+            elif len(self.where[node]) < 2:
                 heapq.heappop(self.heap)
             elif key != (current := self._key(node)):
                 heapq.heapreplace(self.heap, current)
@@ -153,14 +170,15 @@ class _Ngrams:
 
     def replace(self, node: int) -> tuple[int, list[int]]:
         """Fold the n-gram of a node; return its new symbol and the symbols it stands for."""
-        symbol, size = self._new_node(1), self.length[node]
+        size = self.length[node]
+        symbol = self._new_node(1, self.tokens[node])
         ngram: list[int] = []
-        windows: list[tuple[int, int, int, int]] = []
-        for row, occurrences in groupby(sorted(self.where[node]), key=itemgetter(0)):
+        grown: dict[int, list[int]] = defaultdict(list)
+        for row, occurrences in groupby(sorted(self.where[node]), key=self.row_of.__getitem__):
             sequence, places = self.sequences[row], self.places[row]
-            position = {place: index for index, place in enumerate(places)}
             spans: list[int] = []
-            for start in map(position.__getitem__, occurrences):
+            for place in occurrences:
+                start = bisect_left(places, place)
                 if not spans or start >= spans[-1] + size:
                     spans.append(start)
             ngram = ngram or sequence[spans[0] : spans[0] + size]
@@ -168,23 +186,68 @@ class _Ngrams:
             for start in reversed(spans):
                 sequence[start : start + size] = [symbol]
                 del places[start + 1 : start + size]
-            windows += self._windows_up_to(
-                row, [start - k * (size - 1) for k, start in enumerate(spans)]
-            )
-        self._grow(windows)
+            found = [start - k * (size - 1) for k, start in enumerate(spans)]
+            self.where[symbol].update(places[start] for start in found)
+            for start, before in self._windows_up_to(row, found):
+                grown[before].append(places[start])
+        for before, starts in grown.items():
+            self._enter(before, symbol, starts)
+        self._push_bound(symbol)
         return symbol, ngram
 
-    def _key(self, node: int) -> tuple[int, int, tuple[int, int], int]:
+    def _key(self, node: int) -> tuple[int, int, int, int]:
         size, where = self.length[node], self.where[node]
         return -size * len(where), size, min(where), node
 
-    def _new_node(self, length: int) -> int:
+    def _bound(self, node: int) -> int:
+        """No longer n-gram that begins with the node's weighs more; 0 where none can repeat.
+
+        The k places with the longest reach bound what occurs k times: every further symbol is a
+        token or more of it.
+        """
+        reach, more = self.reach, self.tokens[node]
+        room = sorted(
+            (reach[place] - more for place in self.where[node] if reach[place] > more), reverse=True
+        )
+        size = self.length[node]
+        return max((k * (size + left) for k, left in enumerate(room, 1) if k > 1), default=0)
+
+    def _push_bound(self, node: int) -> None:
+        if bound := self._bound(node):
+            heapq.heappush(self.heap, (-bound, 0, 0, node))
+
+    def _new_node(self, length: int, tokens: int) -> int:
         self.length.append(length)
+        self.tokens.append(tokens)
         self.where.append(set())
+        self.opened.append(False)
         return len(self.length) - 1
 
-    def _repeats(self, node: int) -> bool:
-        return self.length[node] == 1 or len(self.where[node]) > 1
+    def _enter(self, node: int, symbol: int, places: list[int]) -> None:
+        """Make the node of an n-gram, which is another and a symbol, where it repeats."""
+        if len(places) < 2:
+            return
+        tokens = self.tokens[node] + self.tokens[symbol]
+        longer = self.child[node, symbol] = self._new_node(self.length[node] + 1, tokens)
+        self.where[longer].update(places)
+        heapq.heappush(self.heap, self._key(longer))
+        self._push_bound(longer)
+
+    def _open(self, node: int) -> None:
+        """Make nodes of all repeating n-grams that are this one and a symbol more."""
+        self.opened[node] = True
+        size = self.length[node]
+        after: dict[int, list[int]] = defaultdict(list)
+        for place in sorted(self.where[node]):
+            row = self.row_of[place]
+            sequence, places = self.sequences[row], self.places[row]
+            start = bisect_left(places, place)
+            if size == 1 and (places[start : start + 1] != [place] or sequence[start] != node):
+                continue  # a symbol that a fold has swallowed
+            if start + size < len(sequence):
+                after[sequence[start + size]].append(place)
+        for symbol, found in after.items():
+            self._enter(node, symbol, found)
 
     def _forget(self, row: int, spans: list[int], size: int) -> None:
         """Take out the occurrences in a sequence that touch a span which is about to be replaced.
@@ -202,46 +265,29 @@ class _Ngrams:
             node: int | None = sequence[start]
             for end in range(start + 1, len(sequence)):
                 node = self.child.get((node, sequence[end]))
-                if node is None or not self._repeats(node):
+                if node is None or len(self.where[node]) < 2:
                     break
                 if end >= spans[after]:
                     self.where[node].discard(places[start])
 
-    def _windows_up_to(self, row: int, found: list[int]) -> Iterable[tuple[int, int, int, int]]:
-        """Windows (row, start, end, node) that repeat and end just before a new symbol, or are it.
+    def _windows_up_to(self, row: int, found: list[int]) -> Iterable[tuple[int, int]]:
+        """Start and opened node of the windows that repeat and end just before a new symbol.
 
-        Every repeating n-gram with the new symbol grows out of one of them to the right.
+        Every other repeating n-gram with the new symbol begins with a node that is not open yet.
         """
         sequence = self.sequences[row]
         before = -1
         for new in found:
-            yield row, new, new + 1, sequence[new]
             for start in range(new - 1, before, -1):
-                node: int | None = sequence[start]
-                for end in range(start + 1, new):
-                    node = self.child.get((node, sequence[end]))
-                    if node is None or not self._repeats(node):
-                        node = None
+                node = sequence[start]
+                end = start + 1
+                while self.opened[node] and end < new:
+                    longer = self.child.get((node, sequence[end]))
+                    if longer is None or len(self.where[longer]) < 2:
                         break
-                if node is None:
-                    break  # a longer window holds this one, so it cannot repeat either
-                yield row, start, new, node
+                    node, end = longer, end + 1
+                if self.opened[node]:
+                    if end < new:
+                        break  # a longer window holds this one, so it cannot repeat either
+                    yield start, node
             before = new
-
-    def _grow(self, windows: list[tuple[int, int, int, int]]) -> None:
-        """Enter all n-grams that repeat and grow out of the windows, one symbol per round.
-
-        All occurrences of an n-gram come up in the same round: its first new symbol fixes it.
-        """
-        while windows:
-            longer: dict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
-            for row, start, end, node in windows:
-                if end < len(self.sequences[row]):
-                    longer[node, self.sequences[row][end]].append((row, start, end + 1))
-            windows = []
-            for edge, found in longer.items():
-                if len(found) > 1:
-                    node = self.child[edge] = self._new_node(self.length[edge[0]] + 1)
-                    self.where[node].update(self.places[row][start] for row, start, _ in found)
-                    heapq.heappush(self.heap, self._key(node))
-                    windows += [(*window, node) for window in found]

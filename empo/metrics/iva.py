@@ -127,10 +127,18 @@ def _rows(
             if not all(0 <= score <= 1 for score in scores):
                 raise ValueError
         except ValueError:
-            if number == 1:  # a header
+            if number == 1 and not any(map(_is_number, fields)):  # a header
                 continue
             raise UserError(
                 f"{path}, line {number}: {line.strip()[:80]!r} does not have the columns {columns} "
                 f"(separated by tabs, values 0..1). {GET_THEM}"
             ) from None
         yield term, scores
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True

@@ -85,3 +85,10 @@ def test_malformed_line_is_named(folder, bad):
     assert f"{VAD_FILE}, line 4: {bad!r} does not have the columns word, valence" in str(
         error.value
     )
+
+
+@pytest.mark.parametrize("first", ["sad\tnan\t.3\t.2", "sad\thigh\t.3\t.2", "sad\t1.5\tx\ty"])
+def test_a_first_line_with_a_number_is_no_header(folder, first):
+    (folder / VAD_FILE).write_text(f"{first}\n{VAD}", encoding="utf-8")
+    with pytest.raises(UserError, match="NRC-VAD-Lexicon.txt, line 1: 'sad"):
+        load_lexicons(folder)

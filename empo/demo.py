@@ -282,6 +282,7 @@ def _report(folder: Path, results: dict[str, Any]) -> Path:
     from empo.reporting.markdown import table
     from empo.reporting.report import write_report
     from empo.reporting.run_folders import read_folders
+    from empo.reporting.run_trainings import system_names
 
     demo = results["demo"]
     kind = (
@@ -322,6 +323,6 @@ def _report(folder: Path, results: dict[str, Any]) -> Path:
         for name in ("base", "sft", "dpo")
     }
     (run,) = read_folders([folder])
-    known = language_understanding([run], [folder.name])
+    known = language_understanding([run], [folder.name], system_names([run]))
     section = understanding_section(known) if known else ""
     return write_report(results, folder, training=logs, preface=preface, understanding=section)

@@ -71,7 +71,7 @@ def _bleu(texts: Sequence[Sequence[str]], replies: int, references: int, seed: i
     draw = random.Random(seed)
     drawn = draw.sample(range(len(texts)), replies)
     scores = []
-    for i in tqdm(drawn, delay=2, desc="self-BLEU", unit="reply", leave=False):
+    for i in tqdm(drawn, delay=2, disable=None, desc="self-BLEU", unit="reply", leave=False):
         others = draw.sample(range(len(texts) - 1), references)
         against = [texts[j + (j >= i)] for j in others]  # every text but i
         scores.append(

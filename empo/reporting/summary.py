@@ -12,7 +12,7 @@ from empo.reporting.markdown import aligned, number
 def summary(results: Mapping[str, Any]) -> str:
     """The systems in one table of plain text, for the terminal; controls and warnings below it."""
     rows = [
-        "system;n;DIFF-EPITOME;templates;span/total nodes;from root;compression;starts;"
+        "system;n;DIFF-EPITOME;BERTScore;templates;span/total nodes;from root;compression;starts;"
         "NIDF;|ΔI|;|ΔV|;|ΔA|;|ΔD|;characters".split(";")
     ]
     for name, system in results["systems"].items():
@@ -23,6 +23,7 @@ def summary(results: Mapping[str, Any]) -> str:
                 name,
                 str(system["n"]),
                 number(metrics.get("diff_epitome", {}).get("mean"), 4),
+                number(metrics.get("bertscore", {}).get("f1"), 4),
                 number(trie.get("templates"), 0),
                 f"{number(trie.get('span_nodes'), 0)}/{number(trie.get('total_nodes'), 0)}",
                 number(trie.get("children_from_root"), 0),

@@ -15,26 +15,9 @@ def words_section(systems: Mapping[str, Any], figures: Mapping[str, str], publis
     measured = set.intersection(*(set(system["metrics"]) for system in systems.values()))
     if not {"nidf", "iva", "emotion_shares"} & measured:
         return ""
-    rows = {}
-    for name, system in systems.items():
-        metrics = system["metrics"]
-        cells = ["—"] * 5
-        if "nidf" in measured:
-            nidf = metrics["nidf"]
-            cells[0] = f"{number(nidf['mean'], 4)} ± {number(nidf['sd'], 4)}"
-        if "iva" in measured:
-            cells[1:] = [number(value["mean_absolute"], 4) for value in metrics["iva"].values()]
-        rows[name] = cells
-    text = (
-        "## Specificity and word choice\n\nNIDF: 0 for frequent words, 1 for rare ones; mean ± "
-        "standard deviation over responses. ΔI, ΔV, ΔA, ΔD: prompt minus response in emotional "
-        "intensity, valence, arousal and dominance of the strongest word; smaller absolute values "
-        "are closer to the speaker.\n\n"
-        + table(
-            ["system", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"],
-            with_published(rows, WORDS, published),
-        )
-    )
+    text = "## Specificity and word choice\n"
+    if {"nidf", "iva"} & measured:
+        text += "\n" + _lexicon_values(systems, measured, published)
     if "iva" in measured:
         signed = [
             [
@@ -63,6 +46,29 @@ def words_section(systems: Mapping[str, Any], figures: Mapping[str, str], publis
     if "emotion_shares" in measured:
         text += _emotions({n: system["metrics"]["emotion_shares"] for n, system in systems.items()})
     return text
+
+
+def _lexicon_values(systems: Mapping[str, Any], measured: set[str], published: bool) -> str:
+    """NIDF and word choice in the layout of the paper's Table 5."""
+    rows = {}
+    for name, system in systems.items():
+        metrics = system["metrics"]
+        cells = ["—"] * 5
+        if "nidf" in measured:
+            nidf = metrics["nidf"]
+            cells[0] = f"{number(nidf['mean'], 4)} ± {number(nidf['sd'], 4)}"
+        if "iva" in measured:
+            cells[1:] = [number(value["mean_absolute"], 4) for value in metrics["iva"].values()]
+        rows[name] = cells
+    return (
+        "NIDF: 0 for frequent words, 1 for rare ones; mean ± standard deviation over responses. ΔI, "
+        "ΔV, ΔA, ΔD: prompt minus response in emotional intensity, valence, arousal and dominance "
+        "of the strongest word; smaller absolute values are closer to the speaker.\n\n"
+        + table(
+            ["system", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"],
+            with_published(rows, WORDS, published),
+        )
+    )
 
 
 def _emotions(systems: Mapping[str, Any]) -> str:

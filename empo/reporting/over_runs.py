@@ -1,0 +1,273 @@
+"""One report over several runs: values combined as mean and spread over runs, systems compared.
+
+Systems are matched by name. The content of the report's JSON file is made here from the content of
+results folders (`run_folders`), numbers only; `runs_report` puts it into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+from empo.metrics.shared_exchanges import HUMAN
+from empo.reporting.language_understanding import language_understanding
+from empo.reporting.run_comparisons import compare_over_runs
+from empo.reporting.run_folders import (
+    RunFolder,
+    label_runs,
+    mean_over_runs,
+    shared_ids,
+    training,
+)
+from empo.reporting.run_trainings import differing_settings, sweeps, system_names
+from empo.runs import now
+
+REPORT_SCHEMA = "empo.report/1"
+
+
+class Report(TypedDict):
+    """The file beside a combined report. Beside a null stands its reason in `reasons`.
+
+    `systems` maps a name to `runs` (labels of those that count), `same` (label -> label of the run
+    with the same replies, which stands for it), `trained` (label -> command, seed, settings) and
+    `values` (metric.value -> mean, sd, of, runs). `settings` maps a training setting that differs
+    to system -> its values. `sweeps` are the settings along which systems differ in nothing else.
+    """
+
+    schema: Literal["empo.report/1"]
+    created: str
+    seed: int
+    published: bool
+    runs: list[dict[str, Any]]
+    shared: int | None
+    systems: dict[str, dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    language_understanding: dict[str, Any] | None
+    settings: dict[str, dict[str, list[Any]]]
+    sweeps: list[dict[str, Any]]
+    versions: dict[str, dict[str, str]]
+    signatures: dict[str, str]
+    warnings: list[str]
+    not_run: list[dict[str, Any]]
+    notes: list[str]
+    samples: dict[str, Any] | None
+    command: NotRequired[str]
+
+
+def combine(runs: Sequence[RunFolder], *, seed: int = 0, published: bool | None = None) -> Report:
+    """Combine the runs of one report.
+
+    `seed` is that of resampling. `published` puts the paper's rows beside ours; None: where every
+    results.json was measured on the paper's exchanges. UserError where runs share no exchange or
+    harness scores are not comparable.
+    """
+    labels = label_runs(runs)
+    names = system_names(runs)
+    measured = [run["results"] for run in runs if run["results"] is not None]
+    if published is None:
+        published = bool(measured) and all(results.get("published") for results in measured)
+    systems = {
+        name: _system(runs, labels, [key for key, value in names.items() if value == name])
+        for name in sorted(dict.fromkeys(names.values()), key=lambda name: name == HUMAN)
+    }
+    trained = {name: system["trained"] for name, system in systems.items() if system["trained"]}
+    ids = shared_ids(runs)
+    report: Report = {
+        "schema": REPORT_SCHEMA,
+        "created": now(),
+        "seed": seed,
+        "published": published,
+        "runs": [_run(run, label) for run, label in zip(runs, labels, strict=True)],
+        "shared": None if ids is None else len(ids),
+        "systems": systems,
+        "comparisons": compare_over_runs(runs, labels, systems, names, ids or [], seed)
+        if len(runs) > 1
+        else [],
+        "language_understanding": language_understanding(runs, labels, names),
+        "settings": differing_settings(trained),
+        "sweeps": sweeps(trained),
+        "versions": _versions(runs, labels),
+        "signatures": {k: v for results in measured for k, v in results["signatures"].items()},
+        "warnings": list(
+            dict.fromkeys(text for results in measured for text in results.get("warnings", ()))
+        ),
+        "not_run": _not_run(runs, labels),
+        "notes": _notes(runs, labels, systems, names, ids),
+        "samples": _samples(runs, labels, names),
+    }
+    return report
+
+
+def _run(run: RunFolder, label: str) -> dict[str, Any]:
+    results = run["results"] or next(iter(run["harness"].values()))
+    systems = (run["results"] or {}).get("systems", {})
+    trained = {name: of.get("seed") for name, of in training(run).items() if of}
+    return {
+        "label": label,
+        "folder": run["folder"],
+        "training_seeds": trained,
+        "seed": results.get("seed"),
+        "n": max((system["n"] for system in systems.values()), default=None),
+        "created": results["created"],
+        "command": results.get("command"),
+        "harness": {file: of.get("command") for file, of in run["harness"].items()},
+        "per_response": run["per_response"] is not None,
+    }
+
+
+def _system(
+    runs: Sequence[RunFolder], labels: Sequence[str], members: Sequence[tuple[int, str]]
+) -> dict[str, Any]:
+    """Values of one system over the runs that count, each set of replies once."""
+    found: dict[Any, str] = {}
+    same: dict[str, str] = {}
+    values: dict[str, dict[str, float | None]] = {}
+    reasons: dict[str, dict[str, str]] = {}
+    trained = {}
+    for i, name in members:
+        if of := training(runs[i])[name]:
+            trained[labels[i]] = of
+        system = (runs[i]["results"] or {"systems": {}})["systems"].get(name)
+        if system is None:
+            continue
+        replies = HUMAN if name == HUMAN else system.get("digest") or i
+        if found.setdefault(replies, labels[i]) != labels[i]:
+            same[labels[i]] = found[replies]
+            continue
+        for key, value, reason in _numbers(system["metrics"]):
+            values.setdefault(key, {})[labels[i]] = value
+            if value is None:
+                reasons.setdefault(key, {})[labels[i]] = reason
+    return {
+        "runs": list(found.values()),
+        "same": same,
+        "trained": trained,
+        "values": {key: mean_over_runs(of, reasons.get(key)) for key, of in values.items()},
+    }
+
+
+def _numbers(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float | None, str]]:
+    """Every number of nested values under its dotted name, and why it is None where it is."""
+    reasons = values.get("reasons") or {}
+    for key, value in values.items():
+        if key == "reasons":
+            continue
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{above}{key}.")
+        elif value is None or type(value) in (int, float):
+            yield f"{above}{key}", value, reasons.get(key, "its results.json gives no reason")
+
+
+def _versions(runs: Sequence[RunFolder], labels: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Package -> label -> version; of results.json, else of a harness file."""
+    found: dict[str, dict[str, str]] = {}
+    for run, label in zip(runs, labels, strict=True):
+        results = run["results"] or next(iter(run["harness"].values()))
+        for package, version in results["versions"].items():
+            found.setdefault(package, {})[label] = version
+    return found
+
+
+def _not_run(runs: Sequence[RunFolder], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """What did not run, each reason once with the runs it is of."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run, label in zip(runs, labels, strict=True):
+        for entry in (run["results"] or {"not_run": []})["not_run"]:
+            found.setdefault((entry["metric"], entry["reason"]), []).append(label)
+    return [
+        {"metric": metric, "reason": reason, "runs": of} for (metric, reason), of in found.items()
+    ]
+
+
+def _samples(
+    runs: Sequence[RunFolder], labels: Sequence[str], names: Mapping[tuple[int, str], str]
+) -> dict[str, Any] | None:
+    """The samples of the first run that has responses, under the names of the report."""
+    for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+        if run["results"] is not None:
+            samples = [
+                {**sample, "responses": {names[i, k]: v for k, v in sample["responses"].items()}}
+                for sample in run["results"]["samples"]
+            ]
+            return {"run": label, "seed": run["results"]["seed"], "samples": samples}
+    return None
+
+
+def _notes(
+    runs: Sequence[RunFolder],
+    labels: Sequence[str],
+    systems: Mapping[str, Any],
+    names: Mapping[tuple[int, str], str],
+    ids: Sequence[str] | None,
+) -> list[str]:
+    """What a reader has to know before comparing numbers: sentences of plain text."""
+    notes = []
+    if renamed := {there for (_, there), name in names.items() if there != name}:
+        notes.append(
+            f"Trained with different settings in different runs, so reported as one system per "
+            f"setting: {', '.join(sorted(renamed))}."
+        )
+    same: dict[tuple[str, ...], list[str]] = {}
+    for name, system in systems.items():
+        if system["same"]:
+            same.setdefault((*dict.fromkeys(system["same"].values()), *system["same"]), []).append(
+                name
+            )
+    for of, members in same.items():
+        notes.append(
+            f"The same replies in {', '.join(of)}: {', '.join(members)}. Each counts as one run "
+            "and has no spread over runs."
+        )
+    measured = [(label, run) for label, run in zip(labels, runs, strict=True) if run["results"]]
+    without = [
+        label
+        for label, run in measured
+        if any(system.get("digest") is None for system in run["results"]["systems"].values())
+    ]
+    if without and len(runs) > 1:
+        notes.append(
+            f"No digest of the replies in the results.json of {', '.join(without)} (an older file): "
+            "a system that was not trained again cannot be recognised there and counts once per run."
+        )
+    without = [
+        label
+        for label, run in measured
+        if any("trained" not in system for system in run["results"]["systems"].values())
+    ]
+    if without:
+        notes.append(
+            f"No training settings in the results.json of {', '.join(without)} (an older file): no "
+            "sweep can be drawn, and seeds are not told apart by their number."
+        )
+    if len(runs) == 1:
+        return notes + ["One run: its comparisons stand in its results.json." for _ in measured]
+    if without := [label for label, run in measured if run["per_response"] is None]:
+        notes.append(
+            f"No per_response.jsonl beside the results.json of {', '.join(without)}: these runs are "
+            "in the tables of values, but not in the comparisons over runs."
+        )
+    answered = [set(next(iter(r["per_response"].values()))) for r in runs if r["per_response"]]
+    sizes = {max(s["n"] for s in run["results"]["systems"].values()) for _, run in measured}
+    if len(sizes) > 1 or any(of != answered[0] for of in answered):
+        notes.append(
+            "The runs did not answer the same exchanges: values in the tables are over each run's "
+            f"own ones, comparisons over the {len(ids or [])} that all runs share."
+        )
+    return notes + _missing(systems)
+
+
+def _missing(systems: Mapping[str, Any]) -> list[str]:
+    """Metrics that a system has in some of its runs only."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, system in systems.items():
+        for key, value in system["values"].items():
+            absent = tuple(label for label in system["runs"] if label not in value["runs"])
+            names = found.setdefault((key.split(".")[0], absent), [])
+            if absent and name not in names:
+                names.append(name)
+    return [
+        f"{metric} was not measured in {', '.join(absent)}: its means of {', '.join(names)} are over "
+        "the other runs."
+        for (metric, absent), names in found.items()
+        if names
+    ]

@@ -1,0 +1,283 @@
+"""Figures of the combined report: sweeps over a training setting, stability over runs.
+
+SVG beside the report, under its name; the same report gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from empo.metrics.shared_exchanges import HUMAN
+from empo.reporting.figures import COLOURS, save_figure
+
+METRICS = {
+    "DIFF-EPITOME": "diff_epitome.mean",
+    "BERTScore F1": "bertscore.f1",
+    "NIDF": "nidf.mean",
+    "|ΔV|": "iva.valence.mean_absolute",
+    "compression ratio": "trie.compression_ratio",
+    "characters": "length.mean_characters",
+}
+"""Panels in their order: name and metric.value; the scores of language understanding follow."""
+
+PLANE = ("DIFF-EPITOME", "BERTScore F1", "NIDF")
+_DASHES = ("--", ":", "-.")
+_LONG = 24
+
+Series = Mapping[str, Mapping[str, Sequence[float]]]
+"""Name of a panel -> system -> the values of its runs."""
+
+
+def draw_figures(report: Mapping[str, Any], beside: str | Path) -> dict[str, str]:
+    """Draw what the report has values for; caption -> file, all beside the report `beside`."""
+    beside = Path(beside)
+    series = panel_values(report)
+    figures: dict[str, str] = {}
+    for sweep in report["sweeps"]:
+        setting = re.sub(r"[^\w.-]", "_", sweep["setting"])
+        caption = f"Values over {setting}: a point per run, the line through the means ± SD"
+        figures[caption] = name = f"{beside.stem}-sweep-{setting}.svg"
+        sweep_figure(sweep, series, beside.with_name(name))
+        if axes := plane_axes(sweep, series, report["language_understanding"]):
+            caption = f"{axes[1]} against {axes[0]}, mean of every {setting}"
+            figures[caption] = name = f"{beside.stem}-plane-{setting}.svg"
+            plane_figure(sweep, series, axes, beside.with_name(name))
+    if any(len(values) > 1 for of_system in series.values() for values in of_system.values()):
+        caption = "Stability over runs: a dot per run, a line at their mean"
+        figures[caption] = name = f"{beside.stem}-stability.svg"
+        stability_figure(series, beside.with_name(name))
+    return figures
+
+
+def panel_values(report: Mapping[str, Any]) -> Series:
+    """What the panels show, without metrics that nobody has; `human` has no distance to itself."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for label, key in METRICS.items():
+        found[label] = {
+            name: _known(system["values"].get(key))
+            for name, system in report["systems"].items()
+            if (name, label) != (HUMAN, "DIFF-EPITOME")
+        }
+    scores = report["language_understanding"] or {"shown": [], "systems": {}}
+    for task in scores["shown"]:
+        found[task] = {name: _known(of.get(task)) for name, of in scores["systems"].items()}
+    present = {
+        label: {name: values for name, values in of_system.items() if values}
+        for label, of_system in found.items()
+    }
+    return {label: of_system for label, of_system in present.items() if of_system}
+
+
+def sweep_figure(sweep: Mapping[str, Any], series: Series, path: str | Path) -> None:
+    """Small multiples of the values against the setting; systems without it are horizontal lines."""
+    lines = sweep["lines"]
+    swept = {name for points in lines.values() for _, name in points}
+    shown = {label: of for label, of in series.items() if swept & of.keys()}
+    others = list(dict.fromkeys(name for of in shown.values() for name in of if name not in swept))
+    figure, panels = _grid(len(shown), 3.5)
+    for axes, (label, of_system) in zip(panels, shown.items(), strict=True):
+        for i, name in enumerate(others):
+            if name in of_system:
+                mean = statistics.fmean(of_system[name])
+                axes.axhline(mean, **_horizontal(name, i + len(lines)), label=_text(name))
+        for i, (command, points) in enumerate(lines.items()):
+            _line(axes, points, of_system, COLOURS[i % len(COLOURS)], command)
+        _setting_axis(axes, [value for points in lines.values() for value, _ in points])
+        axes.set_xlabel(_text(sweep["setting"]))
+        axes.set_ylabel(_text(label))
+    _legend(figure, panels)
+    save_figure(figure, path)
+
+
+def plane_axes(
+    sweep: Mapping[str, Any], series: Series, understanding: Mapping[str, Any] | None
+) -> tuple[str, str] | None:
+    """Names of the panels on x and y of the plane, None where the sweep has not both."""
+    tasks = (understanding or {"shown": []})["shown"]
+    tasks = sorted(tasks, key=lambda task: task != "mmlu")  # the paper's
+    swept = {name for points in sweep["lines"].values() for _, name in points}
+    for y in PLANE:
+        for x in tasks:
+            if len(swept & series.get(x, {}).keys() & series.get(y, {}).keys()) > 1:
+                return x, y
+    return None
+
+
+def plane_figure(
+    sweep: Mapping[str, Any], series: Series, axes_of: tuple[str, str], path: str | Path
+) -> None:
+    """Empathy against language understanding: a point per value of the setting, named by it."""
+    xs, ys = (series[label] for label in axes_of)
+    figure, (axes,) = _grid(1, 5.5, 4.2)
+    swept = {name for points in sweep["lines"].values() for _, name in points}
+    marks: list[tuple[float, float, str]] = []
+
+    def place(name: str, colour: str, text: str, marker: str) -> None:
+        x, y = (statistics.fmean(of[name]) for of in (xs, ys))
+        bars = [statistics.stdev(of[name]) if len(of[name]) > 1 else None for of in (xs, ys)]
+        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt=marker, color=colour, lw=1, ms=6)
+        marks.append((x, y, text))
+
+    for i, (command, points) in enumerate(sweep["lines"].items()):
+        colour = COLOURS[i % len(COLOURS)]
+        both = [(value, name) for value, name in points if name in xs and name in ys]
+        means = [[statistics.fmean(of[name]) for _, name in both] for of in (xs, ys)]
+        axes.plot(*means, color=colour, alpha=0.4, label=_text(f"{command}, {sweep['setting']}"))
+        for value, name in both:
+            place(name, colour, f"{value:g}", "o")
+    for name in (name for name in xs if name in ys and name not in swept):
+        place(name, "black", _text(name), "s")
+    axes.set_xlabel(_text(axes_of[0]))
+    axes.set_ylabel(_text(axes_of[1]))
+    axes.margins(0.15)
+    _name_points(figure, axes, marks)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def stability_figure(series: Series, path: str | Path) -> None:
+    """One panel per value: systems in columns, a dot per run, a line at their mean."""
+    names = list(dict.fromkeys(name for of_system in series.values() for name in of_system))
+    names.sort(key=lambda name: name == HUMAN)
+    figure, panels = _grid(len(series), max(3.5, 1.2 + 0.45 * len(names)), 2.6)
+    steep = len(names) > 4 or max(map(len, names)) > 8
+    columns = panels[0].get_gridspec().ncols
+    for i, (axes, (label, of_system)) in enumerate(zip(panels, series.items(), strict=True)):
+        lowest = i + columns >= len(panels)  # of its column: the names stand there only
+        for column, name in enumerate(names):
+            values = of_system.get(name, ())
+            colour = "black" if name == HUMAN else COLOURS[column % len(COLOURS)]
+            shift = [0.08 * (k - (len(values) - 1) / 2) for k in range(len(values))]
+            spread = min(1.0, 0.5 / max(shift[-1], 1e-9)) if values else 1
+            axes.scatter([column + spread * s for s in shift], values, s=16, color=colour, zorder=3)
+            if values:
+                axes.hlines(statistics.fmean(values), column - 0.3, column + 0.3, color=colour)
+        axes.set_xlim(-0.6, len(names) - 0.4)
+        axes.set_xticks(
+            range(len(names)),
+            [_text(name) if lowest else "" for name in names],
+            rotation=40 if steep else 0,
+            ha="right" if steep else "center",
+            rotation_mode="anchor",
+            size=8,
+        )
+        axes.set_ylabel(_text(label))
+    save_figure(figure, path)
+
+
+def _line(
+    axes: Axes,
+    points: Sequence[Sequence[Any]],
+    of_system: Mapping[str, Sequence[float]],
+    colour: str,
+    name: str,
+) -> None:
+    """Points of every run, and a line through the means with the standard deviation as bars."""
+    known = [(value, of_system[system]) for value, system in points if system in of_system]
+    if not known:
+        return
+    for value, values in known:
+        axes.scatter([value] * len(values), values, s=12, color=colour, alpha=0.5, zorder=3)
+    axes.errorbar(
+        [value for value, _ in known],
+        [statistics.fmean(values) for _, values in known],
+        yerr=[statistics.stdev(values) if len(values) > 1 else 0 for _, values in known],
+        color=colour,
+        capsize=3,
+        lw=1.5,
+        label=_text(name),
+    )
+
+
+def _setting_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Ticks at the values of the setting; logarithmic where they span a factor of ten."""
+    values = sorted(set(values))
+    if values[0] > 0 and values[-1] / values[0] >= 10:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{value:g}" for value in values], size=8)
+
+
+def _name_points(figure: Figure, axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
+    """Write a name beside every point, on the side where it covers no other name or point."""
+    figure.draw_without_rendering()
+    points = [axes.transData.transform((x, y)) for x, y, _ in marks]
+    inside = axes.get_window_extent().extents
+    taken: list[Sequence[float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    for (x, y, text), (px, py) in zip(marks, points, strict=True):
+        width, height = 5.5 * len(text), 11.0
+        sides = [(dx, dy) for dy in (8, -16, 22, -30) for dx in (6, -6 - width, -width / 2)]
+        boxes = [(px + dx, py + dy, px + dx + width, py + dy + height) for dx, dy in sides]
+        cost = [
+            sum(_overlap(box, other) for other in taken) + width * height - _overlap(box, inside)
+            for box in boxes
+        ]
+        best = min(range(len(sides)), key=cost.__getitem__)
+        taken.append(boxes[best])
+        axes.annotate(
+            text,
+            (x, y),
+            [72 / figure.dpi * shift for shift in sides[best]],
+            textcoords="offset points",
+            size=8,
+            zorder=5,
+            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
+        )
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, width) * max(0.0, height)
+
+
+def _horizontal(name: str, i: int) -> dict[str, Any]:
+    if name == HUMAN:
+        return {"color": "black", "lw": 1.2}
+    return {"color": COLOURS[i % len(COLOURS)], "ls": _DASHES[i % len(_DASHES)], "lw": 1.2}
+
+
+def _grid(number: int, width: float, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Panels of `width` x `height` inches, as many beside each other as a page is wide."""
+    columns = min(number, max(1, int(11 // width)))
+    rows = math.ceil(number / columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, i + 1) for i in range(number)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, panels
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, each name once, below them."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(
+        found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
+
+
+def _known(value: Mapping[str, Any] | None) -> list[float]:
+    return [v for v in (value or {"runs": {}})["runs"].values() if v is not None]
+
+
+def _text(name: str) -> str:
+    """A name as a label: one line, not too long, no formula, not hidden by a leading underscore."""
+    name = " ".join(name.split())
+    if len(name) > _LONG:
+        name = f"{name[: _LONG // 2 - 1]}…{name[-_LONG // 2 :]}"
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name

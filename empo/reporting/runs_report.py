@@ -1,0 +1,267 @@
+"""The combined report as markdown: every number comes from the content of the report's JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from empo.reporting.comparisons import LABELS, mark
+from empo.reporting.epitome import bold_warnings
+from empo.reporting.language_understanding import not_run_rows, understanding_section
+from empo.reporting.markdown import code, escape, interval, number, table
+from empo.reporting.runs_tables import (
+    diversity_tables,
+    empathy_table,
+    length_table,
+    word_tables,
+)
+from empo.reporting.samples import samples_section
+
+_STRONG = 0.1  # |r| with length from which a value is said to move with it
+_COLUMNS = 7  # systems side by side in one table
+_OF_LENGTH = {
+    "diff_epitome": "diff_epitome",
+    "diff_epitome.levels_sum": "epitome_levels",
+    "emotion_shares": "emotion_shares.overlap",
+}
+_OTHERS = ("controls.", "reference_", "signed.")  # no compared values of the system
+
+
+def render_runs(report: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> str:
+    """The markdown; `figures` maps a caption to a file beside the report."""
+    sections = [
+        _facts(report),
+        _runs(report["runs"]),
+        empathy_table(report),
+        _understanding(report),
+        diversity_tables(report),
+        word_tables(report),
+        length_table(report),
+        _comparisons(report),
+        _moving(report["systems"]),
+        settings_section(report["settings"]),
+        figures_section(figures or {}),
+        _not_run(report),
+        _samples(report["samples"]),
+        _commands(report),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    runs, versions = report["runs"], report["versions"]
+    lines = [
+        f"- Systems: {escape(', '.join(report['systems']))}",
+        f"- Runs: {len(runs)} ({escape(', '.join(run['label'] for run in runs))})",
+    ]
+    if report["shared"] is not None:
+        lines.append(f"- Exchanges that all runs share: {report['shared']:,}")
+    lines.append(f"- Combined {escape(report['created'])}; seed of resampling {report['seed']}")
+    differ = {name: of for name, of in versions.items() if len(set(of.values())) > 1}
+    for name, of in differ.items():
+        each = ", ".join(f"{version} in {label}" for label, version in of.items())
+        lines.append(f"- **Runs differ in the version of {escape(f'{name}: {each}')}**")
+    if not differ:
+        lines.append("- Versions: the same in all runs, listed at the end")
+    lines += [f"- {escape(note)}" for note in report["notes"]]
+    return (
+        f"# Report over {len(runs)} run{'s' * (len(runs) != 1)}\n\n"
+        + bold_warnings(report["warnings"])
+        + "\n".join(lines)
+        + "\n\nA run is one results folder. Tables show the mean over runs ± sample standard "
+        "deviation over runs; a value without ± is that of one run. The column *runs* counts the "
+        "runs behind a row.\n"
+    )
+
+
+def _runs(runs: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for run in runs:
+        rows.append(
+            [
+                run["label"],
+                run["folder"],
+                _seeds(run["training_seeds"]),
+                run["created"],
+                "yes" if run["harness"] else "no",
+                number(run["n"], 0),
+                number(run["seed"], 0),
+            ]
+        )
+    headers = "run; folder; training seeds; measured; harness; exchanges; seed of resampling"
+    return "## Runs\n\n" + table(headers.split("; "), rows, left=5)
+
+
+def _seeds(of_system: Mapping[str, int | None]) -> str:
+    """The seed of all trained systems, or each with its systems."""
+    systems: dict[int | None, list[str]] = {}
+    for name, seed in of_system.items():
+        systems.setdefault(seed, []).append(name)
+    if len(systems) < 2:
+        return "".join(map(str, systems)) or "—"
+    return ", ".join(f"{seed} ({', '.join(names)})" for seed, names in systems.items())
+
+
+def _understanding(report: Mapping[str, Any]) -> str:
+    found = report["language_understanding"]
+    return understanding_section(found, published=report["published"]) if found else ""
+
+
+def _comparisons(report: Mapping[str, Any]) -> str:
+    compared = report["comparisons"]
+    if not compared:
+        return ""
+    tested = [row for row in compared if row["p"] is not None]
+    rows = []
+    for row in compared:
+        welch, p_holm = row["welch"], row["p_holm"]
+        own = row["own"]
+        rows.append(
+            [
+                f"{row['a']} − {row['b']}",
+                LABELS.get(row["metric"], row["metric"])
+                + (f" (n = {row['n']})" if row["n"] != report["shared"] else ""),
+                number(row["difference"], 4),
+                interval(row["interval"], 4),
+                f"{number(welch['t'], 2)} ({number(welch['df'], 1)})" if welch else "—",
+                number(row["p"], 4),
+                "—" if p_holm is None else f"{number(p_holm, 4)} {mark(p_holm)}".strip(),
+                number(row["d"]["pooled"], 2),
+                f"{own['below']} of {own['of']}" if own["of"] else "—",
+            ]
+        )
+    text = (
+        "## Comparisons over runs\n\n"
+        f"On {report['shared']:,} exchanges; where a value is not known for all of them, n is the "
+        "number of those on which both systems have it.\n\n"
+        "- *difference*: mean over runs of the first system minus that of the second.\n"
+        "- *interval*: 95 % bootstrap over runs and exchanges, so of systems trained again that "
+        "answer other exchanges; where a system has one run, of other exchanges only.\n"
+        "- *t (df)*, *p*: Welch's test of the means of the runs; needs two runs of either system.\n"
+        f"- *p (Holm)*: corrected over the {len(tested)} tests of this table. Marks: \\*\\*\\* "
+        "below .001, \\*\\* below .01, \\* below .05. With few runs a real difference can stay "
+        "unmarked.\n"
+        "- *d*: Cohen's d (pooled) over exchanges, mean over the runs that have both systems.\n"
+        "- *own*: runs whose own paired test by exchange (sign-flip permutation, Holm over the "
+        "table of that run) is below .05.\n\n"
+        "`human` is not compared in values in which it is compared with itself (DIFF-EPITOME, "
+        "BERTScore).\n\n"
+    )
+    if not tested:
+        text += "No pair has two runs of either system, so no p could be computed.\n\n"
+    headers = "pair; value; difference; interval; t (df); p; p (Holm); d; own"
+    return text + table(headers.split("; "), rows, left=2)
+
+
+def _moving(systems: Mapping[str, Any]) -> str:
+    """Correlations with length, mean over runs."""
+    end = ".length_correlation"
+    keys = {
+        key: _OF_LENGTH.get(of, of.replace(".mechanisms", ""))
+        for system in systems.values()
+        for key in system["values"]
+        if key.endswith(end) and not any(other in key for other in _OTHERS)
+        for of in [key.removesuffix(end)]
+    }
+    if not keys:
+        return ""
+    found = {
+        LABELS.get(of, of): {
+            name: system["values"][key]["mean"]
+            for name, system in systems.items()
+            if key in system["values"]
+        }
+        for key, of in keys.items()
+    }
+    moving = [
+        label
+        for label, of_system in found.items()
+        if any(r is not None and abs(r) >= _STRONG for r in of_system.values())
+    ]
+    return (
+        "## What moves with length\n\nCorrelation (Pearson) of each value with the characters of "
+        f"the response, per system, mean over runs. With |r| ≥ {_STRONG} in some system: "
+        f"{escape(', '.join(moving) or 'none')}.\n\n"
+        + _by_system("value", list(systems), {k: _numbers(of) for k, of in found.items()})
+    )
+
+
+def _numbers(of_system: Mapping[str, float | None]) -> dict[str, str]:
+    return {name: number(value) for name, value in of_system.items()}
+
+
+def settings_section(settings: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
+    """The training settings that differ between systems, empty where none does."""
+    if not settings:
+        return ""
+    systems = list(dict.fromkeys(name for of in settings.values() for name in of))
+    rows = {
+        key: {name: ", ".join(map(_setting, values)) for name, values in of.items()}
+        for key, of in settings.items()
+    }
+    return (
+        "## Training settings\n\nThose in which trained systems differ; several values are of "
+        "several runs. Seeds stand in the table of runs; settings of logging and saving are left "
+        "out.\n\n" + _by_system("setting", systems, rows)
+    )
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "not given"
+    return f"{value:g}" if type(value) is float else str(value)
+
+
+def _by_system(what: str, systems: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> str:
+    """A table with the systems as columns; further tables below it where they are many."""
+    parts = []
+    for start in range(0, len(systems), _COLUMNS):
+        shown = systems[start : start + _COLUMNS]
+        cells = [[key, *(of.get(name, "—") for name in shown)] for key, of in rows.items()]
+        parts.append(table([what, *shown], cells))
+    return "\n".join(parts)
+
+
+def figures_section(figures: Mapping[str, str]) -> str:
+    """Images with their captions, empty where there are none; `figures` maps a caption to a file."""
+    if not figures:
+        return ""
+    images = [
+        f"{escape(text)}\n\n![{escape(text)}]({quote(file)})\n" for text, file in figures.items()
+    ]
+    return "## Figures\n\n" + "\n".join(images)
+
+
+def _not_run(report: Mapping[str, Any]) -> str:
+    rows = [
+        [entry["metric"], entry["reason"], ", ".join(entry["runs"])] for entry in report["not_run"]
+    ]
+    rows += not_run_rows(report["language_understanding"])
+    return "## Not run\n\n" + table(["metric", "reason", "runs"], rows, left=3) if rows else ""
+
+
+def _samples(samples: Mapping[str, Any] | None) -> str:
+    if not samples or not samples["samples"]:
+        return ""
+    heading, rest = samples_section(samples).split("\n", 1)
+    return f"{heading}\n\nOf the run {escape(samples['run'])}.\n{rest}"
+
+
+def _commands(report: Mapping[str, Any]) -> str:
+    """The exact commands, what the metrics are, and the environment."""
+    lines = []
+    for run in report["runs"]:
+        commands = [run["command"], *run["harness"].values()]
+        lines += [f"# {run['label']}: {run['folder']}", *filter(None, commands)]
+    if "command" in report:
+        lines += ["# this report", report["command"]]
+    rows = []
+    for name, of in report["versions"].items():
+        each = dict.fromkeys(of.values())
+        rows.append([name, ", ".join(each)])
+    text = "## How it was measured\n\n" + code("\n".join(lines))
+    if report["signatures"]:
+        signatures = [list(row) for row in report["signatures"].items()]
+        text += "\n" + table(["metric", "signature"], signatures, left=2)
+    return text + "\n" + table(["package", "version"], rows, left=2)

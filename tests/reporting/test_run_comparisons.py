@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+
+from empo.metrics.statistics import holm, over_runs, welch
+from empo.reporting.run_comparisons import compare_over_runs, on_the_same
+
+RNG = np.random.default_rng(5)
+IDS = [f"hit:{i}_conv:{i}" for i in range(12)]
+LABELS = ["one", "two", "three"]
+KEYS = ("nidf", "length.tokens", "diff_epitome", "bertscore")
+
+
+def of_run(arrays):
+    """A run as far as comparisons go: system -> value -> array of shape (12,)."""
+    per_response = {
+        name: {
+            key: {value: None if np.isnan(a[i]) else float(a[i]) for value, a in of.items()}
+            for i, key in enumerate(IDS)
+        }
+        for name, of in arrays.items()
+    }
+    return {
+        "folder": "",
+        "results": {"comparisons": []},
+        "per_response": per_response,
+        "harness": {},
+    }
+
+
+@pytest.fixture
+def values():
+    """Three runs; `sft` and `human` are the same in all of them."""
+    fixed = {name: {key: RNG.random(12) for key in KEYS} for name in ("sft", "human")}
+    return [
+        {
+            **{name: {key: RNG.random(12) for key in KEYS} for name in ("dpo", "ipo")},
+            **fixed,
+        }
+        for _ in range(3)
+    ]
+
+
+def compared(runs, counting=("sft", "human"), ids=IDS, seed=3):
+    names = {(i, n): n for i, run in enumerate(runs) for n in run["per_response"]}
+    systems = {
+        name: {"runs": LABELS[:1] if name in counting else LABELS[: len(runs)]}
+        for name in dict.fromkeys(names.values())
+    }
+    rows = compare_over_runs(runs, LABELS[: len(runs)], systems, names, ids, seed)
+    return {(row["a"], row["b"], row["metric"]): row for row in rows}
+
+
+def test_values_are_those_of_the_functions_on_the_arrays(values):
+    rows = compared([of_run(of) for of in values])
+    dpo, ipo = (np.array([of[name]["nidf"] for of in values]) for name in ("dpo", "ipo"))
+    expected = over_runs(dpo, ipo, 3)
+    row = rows["dpo", "ipo", "nidf"]
+    for key in ("difference", "interval", "runs", "n", "welch"):
+        assert row[key] == expected[key]
+    tested = welch(dpo.mean(axis=1), ipo.mean(axis=1))
+    for key in ("t", "df", "p"):
+        assert row["welch"][key] == pytest.approx(tested[key])
+    assert row["difference"] == pytest.approx(dpo.mean() - ipo.mean())
+    assert row["p"] == row["welch"]["p"]
+
+    sft = np.array([values[0]["sft"]["nidf"]])
+    row = rows["dpo", "sft", "nidf"]
+    assert row["runs"] == [3, 1]
+    assert row["interval"] == over_runs(dpo, sft, 3)["interval"]
+    assert (row["p"], row["p_holm"]) == (None, None)
+    assert row["reasons"]["p"] == "needs two runs of either system"
+    assert row["reasons"]["p_holm"] == "there is no p to correct"
+
+
+def test_holm_is_over_the_whole_table(values):
+    rows = compared([of_run(of) for of in values]).values()
+    assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
+    assert sum(row["p"] is not None for row in rows) == len(KEYS)  # dpo and ipo
+
+
+def test_human_is_not_compared_in_values_in_which_it_is_compared_with_itself(values):
+    rows = compared([of_run(of) for of in values])
+    assert {key[2] for key in rows if "human" in key} == {"nidf", "length.tokens"}
+    assert {key[2] for key in rows if "human" not in key} == set(KEYS)
+
+
+def test_only_the_shared_exchanges_count(values):
+    rows = compared([of_run(of) for of in values], ids=IDS[:4])
+    dpo, ipo = (np.array([of[name]["nidf"][:4] for of in values]) for name in ("dpo", "ipo"))
+    assert rows["dpo", "ipo", "nidf"]["n"] == 4
+    assert rows["dpo", "ipo", "nidf"]["difference"] == pytest.approx(dpo.mean() - ipo.mean())
+
+
+def test_systems_are_compared_on_the_same_exchanges():
+    nan = np.nan
+    a, b = on_the_same([[1, nan, 3, nan], [nan, nan, 5, nan]], [[1, 1, 1, 1]])
+    assert np.array_equal(a, [[1, 3], [nan, 5]], equal_nan=True)
+    assert b.tolist() == [[1, 1]]
+
+
+def test_an_exchange_without_a_value_of_one_system_is_out_for_both(values):
+    values[0]["dpo"]["nidf"][0] = np.nan
+    values[0]["ipo"]["nidf"][0] = 100
+    row = compared([of_run(values[0])])["dpo", "ipo", "nidf"]
+    dpo, ipo = values[0]["dpo"]["nidf"][1:], values[0]["ipo"]["nidf"][1:]
+    assert row["n"] == 11
+    assert row["difference"] == pytest.approx(dpo.mean() - ipo.mean())
+
+
+def test_no_common_value_is_said(values):
+    values[0]["dpo"]["nidf"][:] = np.nan
+    row = compared([of_run(values[0])])["dpo", "ipo", "nidf"]
+    assert (row["n"], row["difference"], row["interval"], row["p"]) == (0, None, None, None)
+    assert row["reasons"]["difference"] == "a run has no value"
+
+
+def test_effect_sizes_and_tests_of_the_runs_stand_beside_it(values):
+    runs = [of_run(of) for of in values]
+    for run, p, d in zip(runs, (0.01, 0.2, None), (0.5, 0.7, None), strict=True):
+        effects = None if d is None else {"paired": 2 * d, "pooled": d}
+        run["results"]["comparisons"] = [
+            {"a": "dpo", "b": "ipo", "metric": "nidf", "p_holm": p, "d": effects}
+        ]
+    row = compared(runs)["dpo", "ipo", "nidf"]
+    assert row["d"] == {"paired": pytest.approx(1.2), "pooled": pytest.approx(0.6)}
+    assert row["p_of_runs"] == {"one": 0.01, "two": 0.2, "three": None}
+    assert row["own"] == {"below": 1, "of": 2}
+    for run in runs:  # the other way round
+        run["results"]["comparisons"][0] |= {"a": "ipo", "b": "dpo"}
+    assert compared(runs)["dpo", "ipo", "nidf"]["d"]["pooled"] == pytest.approx(-0.6)
+
+
+def test_two_systems_that_count_once_have_one_test_of_their_own(values):
+    runs = [of_run(of) for of in values]
+    for run in runs:
+        run["results"]["comparisons"] = [
+            {"a": "sft", "b": "human", "metric": "nidf", "p_holm": 0.01, "d": None}
+        ]
+    row = compared(runs)["sft", "human", "nidf"]
+    assert row["p_of_runs"] == {"one": 0.01}
+    assert row["d"] == {"paired": None, "pooled": None}
+    assert row["reasons"]["d.pooled"] == "no results.json has an effect size of this pair"
+
+
+def test_runs_without_values_per_exchange_are_left_out(values):
+    runs = [of_run(of) for of in values]
+    names = {(i, n): n for i, run in enumerate(runs) for n in run["per_response"]}
+    runs[2]["per_response"] = None
+    systems = {name: {"runs": LABELS} for name in ("dpo", "ipo")}
+    names = {key: name for key, name in names.items() if name in systems}
+    rows = compare_over_runs(runs, LABELS, systems, names, IDS, 0)
+    assert {tuple(row["runs"]) for row in rows} == {(2, 2)}

@@ -139,7 +139,9 @@ class Scorer:
         """
         new = sorted({*pairs} - self._known.keys(), key=lambda pair: (max(map(len, pair)), pair))
         size = self._batch_size
-        with tqdm(total=len(new), delay=2, disable=None, desc="BERTScore", unit="pair", leave=False) as bar:
+        with tqdm(
+            total=len(new), delay=2, disable=None, desc="BERTScore", unit="pair", leave=False
+        ) as bar:
             for start in range(0, len(new), size):
                 some = new[start : start + size]
                 columns = self._bert.score(*map(list, zip(*some, strict=True)), batch_size=size)

@@ -170,7 +170,9 @@ class RatedOnce:
         """
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._row]
         size = BATCHES * batch_size
-        with tqdm(total=len(new), delay=2, disable=None, desc="rating", unit="text", leave=False) as bar:
+        with tqdm(
+            total=len(new), delay=2, disable=None, desc="rating", unit="text", leave=False
+        ) as bar:
             for start in range(0, len(new), size):
                 some = new[start : start + size]
                 self._keep(some, checked(self._rater.score(some, batch_size=batch_size), len(some)))

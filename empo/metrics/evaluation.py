@@ -152,7 +152,9 @@ def _measure(
 ) -> tuple[dict[str, dict[str, MetricResult]], list[dict[str, Any]]]:
     """System -> metric -> result, and the comparisons; `human` has no BERTScore, it would be 1."""
     pairs = len(aligned) * (len(aligned) - 1) // 2
-    with tqdm(total=len(aligned) * len(ready) + pairs, delay=2, disable=None, desc="metrics") as bar:
+    with tqdm(
+        total=len(aligned) * len(ready) + pairs, delay=2, disable=None, desc="metrics"
+    ) as bar:
         measured: dict[str, dict[str, MetricResult]] = {}
         for system, responses in aligned.items():
             measured[system] = {}

@@ -56,7 +56,7 @@ def self_bleu(responses: Sequence[Response], seed: int = 0) -> MetricResult:
         of_the_set=("mean",),
         signature=(
             f"BLEU-4 of up to {REPLIES} replies against up to {REFERENCES} others each, drawn with "
-            f"seed {seed} from the replies in the order of their ids; nltk "
+            f"the seed from the replies in the order of their ids; nltk "
             f"{importlib.metadata.version('nltk')} sentence_bleu, smoothing method1 (0.1), "
             f"auto_reweigh; {word.SIGNATURE}"
         ),

@@ -145,21 +145,35 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
     }
 
 
-def welch(a: np.ndarray, b: np.ndarray) -> dict[str, Any] | None:
-    """Welch's t test of two independent samples, shapes (m,) and (k,), each of two or more.
+def t_test(a: np.ndarray, b: np.ndarray) -> tuple[dict[str, Any] | None, str | None]:
+    """Test of two systems by the means of their runs, shapes (m,) and (k,).
 
-    None where neither sample varies: t has nothing to divide by.
+    Welch's t where both have several runs; the one-sample t against a single one, such as a model
+    that was not trained again. Returns the test, or None and the reason.
     """
-    if np.ptp(a) == 0 and np.ptp(b) == 0:
-        return None
-    found = scipy.stats.ttest_ind(a, b, equal_var=False)
-    interval = found.confidence_interval(CONFIDENCE)
+    if len(a) < 2 and len(b) < 2:
+        return None, "needs two runs of one of the systems"
+    several = [sample for sample in (a, b) if len(sample) > 1]
+    values = np.concatenate(several)
+    noise = 1e-12 * max(np.abs(values).max(), np.finfo(float).tiny)
+    if max(map(np.ptp, several)) <= noise:
+        return None, "the runs do not differ in this value"
+    if len(several) == 2:
+        name, found, sign = "Welch", scipy.stats.ttest_ind(a, b, equal_var=False), 1
+        interval = found.confidence_interval(CONFIDENCE)
+    else:
+        sign = 1 if len(a) > 1 else -1
+        single = (b if len(a) > 1 else a)[0]
+        found = scipy.stats.ttest_1samp(several[0], single)
+        name, interval = "one-sample", found.confidence_interval(CONFIDENCE)
+        interval = [bound - single for bound in interval]
     return {
-        "t": float(found.statistic),
+        "test": name,
+        "t": sign * float(found.statistic),
         "df": float(found.df),
         "p": float(found.pvalue),
-        "interval": [float(interval.low), float(interval.high)],
-    }
+        "interval": sorted(sign * float(bound) for bound in interval),
+    }, None
 
 
 def over_runs(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, Any]:
@@ -167,45 +181,44 @@ def over_runs(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, Any]:
 
     `a` and `b` have shape (runs, n), the runs of one need not be those of the other; NaN is left
     out. `difference` is that of the means over runs; its 95 % interval resamples runs and exchanges
-    (two levels), so that it speaks of systems trained again and answering other exchanges. `welch`
+    (two levels), so that it speaks of systems trained again and answering other exchanges. `t_test`
     tests the means of the runs, with the runs as the only n. `reasons` has a sentence for every
     None.
     """
     reasons: dict[str, str] = {}
     means = [_run_means(values, np.ones((1, values.shape[1])))[0] for values in (a, b)]
     difference = finite(means[0].mean() - means[1].mean())
-    interval = None
+    interval, tested = None, None
     if difference is None:
-        reasons["difference"] = reasons["interval"] = "a run has no value"
-    elif a.shape[1] < 2:
-        reasons["interval"] = "needs two exchanges"
+        reasons |= dict.fromkeys(("difference", "interval", "t_test"), "a run has no value")
     else:
-        weights = _exchange_weights(a.shape[1], seed)
-        rng = np.random.default_rng([seed, 1])
-        drawn = []
-        for values in (a, b):
-            of_run = _run_means(values, weights)
-            runs = rng.integers(0, len(values), of_run.shape)
-            drawn.append(np.take_along_axis(of_run, runs, axis=1).mean(axis=1))
-        low, high = np.nanpercentile(
-            drawn[0] - drawn[1], [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
-        )
-        interval = [float(low), float(high)]
-    tested = None
-    if min(len(a), len(b)) < 2:
-        reasons["welch"] = "needs two runs of either system"
-    elif difference is not None and (tested := welch(*means)) is None:
-        reasons["welch"] = "the runs do not differ in this value"
-    elif difference is None:
-        reasons["welch"] = "a run has no value"
+        tested, reason = t_test(*means)
+        reasons |= {"t_test": reason} if reason else {}
+        if a.shape[1] < 2:
+            reasons["interval"] = "needs two exchanges"
+        else:
+            interval = _two_level_interval(a, b, seed)
     return {
         "difference": difference,
         "interval": interval,
         "runs": [len(a), len(b)],
         "n": a.shape[1],
-        "welch": tested,
+        "t_test": tested,
         "reasons": reasons,
     }
+
+
+def _two_level_interval(a: np.ndarray, b: np.ndarray, seed: int) -> list[float]:
+    """Percentile bootstrap interval of the difference of means, runs and exchanges drawn anew."""
+    weights = _exchange_weights(a.shape[1], seed)
+    rng = np.random.default_rng([seed, 1])
+    drawn = []
+    for values in (a, b):
+        of_run = _run_means(values, weights)
+        runs = rng.integers(0, len(values), of_run.shape)
+        drawn.append(np.take_along_axis(of_run, runs, axis=1).mean(axis=1))
+    bounds = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
+    return [float(bound) for bound in np.nanpercentile(drawn[0] - drawn[1], bounds)]
 
 
 @lru_cache(maxsize=1)  # all values of all pairs have the same exchanges
@@ -221,8 +234,9 @@ def _exchange_weights(n: int, seed: int) -> np.ndarray:
 def _run_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean of every run over its known values: (runs, n), (samples, n) -> (samples, runs)."""
     known = np.isfinite(values)
+    sums = weights @ np.where(known, values, 0).T.astype(weights.dtype)  # no copy of the weights
     with np.errstate(invalid="ignore"):
-        return (weights @ np.where(known, values, 0).T) / (weights @ known.T.astype(float))
+        return sums / (weights @ known.T.astype(weights.dtype))
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""All pairs of systems over runs: two-level intervals, Welch's test on run means, Holm over the table."""
+"""All pairs of systems over runs: two-level intervals, t tests on run means, Holm over the table."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def compare_over_runs(
         if key in arrays[b] and not (HUMAN in (a, b) and key.split(".")[0] in AGAINST_REFERENCE)
     ]
     compared = []
-    for a, b, key in tqdm(todo, delay=2, desc="comparisons"):
+    for a, b, key in tqdm(todo, delay=2, disable=None, desc="comparisons"):
         row = over_runs(*on_the_same(arrays[a][key], arrays[b][key]), seed)
-        row |= {"a": a, "b": b, "metric": key, "p": row["welch"] and row["welch"]["p"]}
+        row |= {"a": a, "b": b, "metric": key, "p": row["t_test"] and row["t_test"]["p"]}
         counting = {*systems[a]["runs"], *systems[b]["runs"]}  # not the same replies again
         rows = {k: of for k, of in within.get((a, b, key), {}).items() if k in counting}
         compared.append(row | _of_the_runs(rows, row["reasons"]))
     for row, p_holm in zip(compared, holm([row["p"] for row in compared]), strict=True):
         row["p_holm"] = p_holm
         if p_holm is None:
-            row["reasons"] |= {"p": row["reasons"]["welch"], "p_holm": "there is no p to correct"}
+            row["reasons"] |= {"p": row["reasons"]["t_test"], "p_holm": "there is no p to correct"}
     return compared
 
 

@@ -115,7 +115,7 @@ def _comparisons(report: Mapping[str, Any]) -> str:
     tested = [row for row in compared if row["p"] is not None]
     rows = []
     for row in compared:
-        welch, p_holm = row["welch"], row["p_holm"]
+        test, p_holm = row["t_test"], row["p_holm"]
         own = row["own"]
         rows.append(
             [
@@ -124,7 +124,7 @@ def _comparisons(report: Mapping[str, Any]) -> str:
                 + (f" (n = {row['n']})" if row["n"] != report["shared"] else ""),
                 number(row["difference"], 4),
                 interval(row["interval"], 4),
-                f"{number(welch['t'], 2)} ({number(welch['df'], 1)})" if welch else "—",
+                f"{number(test['t'], 2)} ({number(test['df'], 1)})" if test else "—",
                 number(row["p"], 4),
                 "—" if p_holm is None else f"{number(p_holm, 4)} {mark(p_holm)}".strip(),
                 number(row["d"]["pooled"], 2),
@@ -138,7 +138,8 @@ def _comparisons(report: Mapping[str, Any]) -> str:
         "- *difference*: mean over runs of the first system minus that of the second.\n"
         "- *interval*: 95 % bootstrap over runs and exchanges, so of systems trained again that "
         "answer other exchanges; where a system has one run, of other exchanges only.\n"
-        "- *t (df)*, *p*: Welch's test of the means of the runs; needs two runs of either system.\n"
+        "- *t (df)*, *p*: test of the means of the runs, Welch's where both systems have several, "
+        "one-sample where one of them has a single run (it was not trained again).\n"
         f"- *p (Holm)*: corrected over the {len(tested)} tests of this table. Marks: \\*\\*\\* "
         "below .001, \\*\\* below .01, \\* below .05. With few runs a real difference can stay "
         "unmarked.\n"

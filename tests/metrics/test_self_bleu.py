@@ -71,7 +71,8 @@ def test_the_sample_is_that_of_the_seed_and_not_of_the_file(responses, monkeypat
     assert (values["replies"], values["references"]) == (10, 4)
     assert self_bleu(random.Random(2).sample(rows, 40), seed=1).values == values
     assert self_bleu(rows, seed=2).values["mean"] != values["mean"]
-    assert "seed 1" in self_bleu(rows, seed=1).signature
+    # runs measured with different seeds can stand in one report
+    assert self_bleu(rows, seed=1).signature == self_bleu(rows, seed=2).signature
     assert "10 replies against up to 4 others" in self_bleu(rows, seed=1).signature
 
 

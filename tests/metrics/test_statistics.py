@@ -15,7 +15,7 @@ from empo.metrics.statistics import (
     over_runs,
     sign_flip_name,
     sign_flip_p,
-    welch,
+    t_test,
 )
 
 
@@ -158,7 +158,7 @@ def test_cohens_d_agrees_with_the_t_of_scipy():
     d = cohens_d(a, b)
     assert d["paired"] == pytest.approx(scipy.stats.ttest_rel(a, b).statistic / 40**0.5)
     # with equal n, Welch's t is the pooled d times the root of n / 2
-    assert d["pooled"] == pytest.approx(welch(a, b)["t"] / 20**0.5)
+    assert d["pooled"] == pytest.approx(t_test(a, b)[0]["t"] / 20**0.5)
 
 
 def test_equal_systems_have_no_effect_and_constant_ones_no_d():
@@ -201,13 +201,31 @@ def test_mcnemar_of_a_system_with_itself():
 
 def test_welch_agrees_with_its_formula():
     a, b = np.array([0.71, 0.74, 0.69]), np.array([0.80, 0.77])
-    found = welch(a, b)
+    found, reason = t_test(a, b)
+    assert (found["test"], reason) == ("Welch", None)
     va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 2
     assert found["t"] == pytest.approx((a.mean() - b.mean()) / (va + vb) ** 0.5)
     assert found["df"] == pytest.approx((va + vb) ** 2 / (va**2 / 2 + vb**2 / 1))
     assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(abs(found["t"]), found["df"]))
     assert found["interval"][0] < a.mean() - b.mean() < found["interval"][1] < 0.05
-    assert welch(np.ones(2), np.ones(3)) is None
+    assert t_test(np.full(2, 0.1), np.full(3, 0.1)) == (
+        None,
+        "the runs do not differ in this value",
+    )
+
+
+def test_runs_against_a_single_one_by_hand():
+    a, b = np.array([0.2, 0.3, 0.4]), np.array([0.1])
+    found, _ = t_test(a, b)
+    # mean .3, standard error .1 / root 3
+    assert found["test"] == "one-sample"
+    assert found["t"] == pytest.approx(0.2 / (0.1 / 3**0.5))
+    assert found["df"] == 2
+    half = scipy.stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
+    assert found["interval"] == pytest.approx([0.2 - half, 0.2 + half])
+    turned, _ = t_test(b, a)
+    assert turned["t"] == -found["t"] and turned["p"] == found["p"]
+    assert turned["interval"] == pytest.approx([-0.2 - half, -0.2 + half])
 
 
 def test_over_runs_of_one_run_is_the_bootstrap_over_exchanges():
@@ -217,8 +235,8 @@ def test_over_runs_of_one_run_is_the_bootstrap_over_exchanges():
     low, high = bootstrap_interval((a - b)[0], seed=1)
     assert found["difference"] == pytest.approx((a - b).mean())
     assert found["interval"] == pytest.approx([low, high], abs=0.02)
-    assert found["welch"] is None
-    assert found["reasons"] == {"welch": "needs two runs of either system"}
+    assert found["t_test"] is None
+    assert found["reasons"] == {"t_test": "needs two runs of one of the systems"}
 
 
 def test_runs_that_differ_widen_the_interval_over_runs():
@@ -229,9 +247,10 @@ def test_runs_that_differ_widen_the_interval_over_runs():
     apart = over_runs(noise + np.array([[-1], [0], [1]]), b, seed=0)
     assert np.diff(apart["interval"]) > 2 * np.diff(same["interval"])
     means = (noise + np.array([[-1], [0], [1]])).mean(axis=1)
-    expected = welch(means, b.mean(axis=1))
-    assert apart["welch"].pop("interval") == pytest.approx(expected.pop("interval"))
-    assert apart["welch"] == pytest.approx(expected)
+    expected, _ = t_test(means, b.mean(axis=1))
+    assert apart["t_test"].pop("test") == expected.pop("test") == "Welch"
+    assert apart["t_test"].pop("interval") == pytest.approx(expected.pop("interval"))
+    assert apart["t_test"] == pytest.approx(expected)
     assert apart["runs"] == [3, 3]
 
 
@@ -253,8 +272,8 @@ def test_over_runs_leaves_out_nan():
     b = np.zeros((2, 3))
     assert over_runs(a, b, seed=0)["difference"] == 2
     nothing = over_runs(np.full((1, 3), np.nan), b, seed=0)
-    assert nothing["difference"] is nothing["interval"] is nothing["welch"] is None
-    assert set(nothing["reasons"]) == {"difference", "interval", "welch"}
+    assert nothing["difference"] is nothing["interval"] is nothing["t_test"] is None
+    assert set(nothing["reasons"]) == {"difference", "interval", "t_test"}
 
 
 def test_fewer_resamples_are_said_and_bound_p():

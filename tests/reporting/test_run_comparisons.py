@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from empo.metrics.statistics import holm, over_runs, welch
+from empo.metrics.statistics import holm, over_runs, t_test
 from empo.reporting.run_comparisons import compare_over_runs, on_the_same
 
 RNG = np.random.default_rng(5)
@@ -55,27 +55,31 @@ def test_values_are_those_of_the_functions_on_the_arrays(values):
     dpo, ipo = (np.array([of[name]["nidf"] for of in values]) for name in ("dpo", "ipo"))
     expected = over_runs(dpo, ipo, 3)
     row = rows["dpo", "ipo", "nidf"]
-    for key in ("difference", "interval", "runs", "n", "welch"):
+    for key in ("difference", "interval", "runs", "n", "t_test"):
         assert row[key] == expected[key]
-    tested = welch(dpo.mean(axis=1), ipo.mean(axis=1))
+    tested, _ = t_test(dpo.mean(axis=1), ipo.mean(axis=1))
     for key in ("t", "df", "p"):
-        assert row["welch"][key] == pytest.approx(tested[key])
+        assert row["t_test"][key] == pytest.approx(tested[key])
     assert row["difference"] == pytest.approx(dpo.mean() - ipo.mean())
-    assert row["p"] == row["welch"]["p"]
+    assert row["p"] == row["t_test"]["p"]
 
     sft = np.array([values[0]["sft"]["nidf"]])
     row = rows["dpo", "sft", "nidf"]
     assert row["runs"] == [3, 1]
     assert row["interval"] == over_runs(dpo, sft, 3)["interval"]
+    assert row["t_test"]["test"] == "one-sample"  # sft was not trained again
+    assert row["p"] == pytest.approx(t_test(dpo.mean(axis=1), sft.mean(axis=1))[0]["p"])
+    row = rows["sft", "human", "nidf"]
     assert (row["p"], row["p_holm"]) == (None, None)
-    assert row["reasons"]["p"] == "needs two runs of either system"
+    assert row["reasons"]["p"] == "needs two runs of one of the systems"
     assert row["reasons"]["p_holm"] == "there is no p to correct"
 
 
 def test_holm_is_over_the_whole_table(values):
     rows = compared([of_run(of) for of in values]).values()
     assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
-    assert sum(row["p"] is not None for row in rows) == len(KEYS)  # dpo and ipo
+    # all pairs with dpo or ipo; with human in the two values that it is compared in
+    assert sum(row["p"] is not None for row in rows) == 3 * len(KEYS) + 2 * 2
 
 
 def test_human_is_not_compared_in_values_in_which_it_is_compared_with_itself(values):

@@ -233,7 +233,7 @@ def test_a_changed_value_changes_its_cell(report):
         r for r in changed["comparisons"] if (r["a"], r["b"], r["metric"]) == ("sft", "dpo", "nidf")
     )
     row |= {"difference": 7.1234, "interval": [6.5, 8.5], "p": 0.0123, "p_holm": 0.0004}
-    row |= {"welch": {"t": 4.567, "df": 3.21}, "d": {"pooled": 1.239}}
+    row |= {"t_test": {"t": 4.567, "df": 3.21}, "d": {"pooled": 1.239}}
     row["own"] = {"below": 2, "of": 7}
     after = render_runs(changed)
     for _, cell in shown.values():

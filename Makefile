@@ -2,13 +2,14 @@
 # make demo   the whole flow on the sample corpus, minutes on two cores
 # make test   all tests but the slow ones; make test-slow: several processes, faults
 # make lint   ruff
+# make demo-report   the demo and a small sweep once more, their reports into docs/demo-report
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
-.PHONY: setup demo test test-slow lint
+.PHONY: setup demo demo-report test test-slow lint
 
 setup: $(VENV)/.done
 
@@ -21,6 +22,17 @@ $(VENV)/.done: setup.cfg constraints.txt
 
 demo: setup
 	$(OFFLINE) $(BIN)/empo demo --output runs/demo
+
+# from scratch, so that the kept report is of this code; the sweep takes some minutes more
+demo-report: setup
+	rm -rf runs/demo-report
+	$(OFFLINE) $(BIN)/empo demo --output runs/demo-report/demo
+	$(OFFLINE) $(BIN)/python recipes/sweep.py --config recipes/tiny/sweep.yaml \
+		--output_dir runs/demo-report/sweep
+	rm -rf docs/demo-report && mkdir docs/demo-report
+	cp runs/demo-report/demo/report.md runs/demo-report/demo/results.json \
+		runs/demo-report/demo/*.svg docs/demo-report
+	$(BIN)/python eval/report.py runs/demo-report/sweep/seed-* --output docs/demo-report/sweep.md
 
 test: setup
 	$(OFFLINE) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m "not slow"

@@ -48,6 +48,7 @@ def model_card(facts: dict[str, Any]) -> str:
         lines += [
             "",
             f"n = {facts['lengths']['valid']['rows']:,} rows, one run, seed {facts['seed']}.",
+            *_chosen(facts.get("selection", {})),
         ]
     lines += ["", "## Settings", "", "```json", json.dumps(facts["settings"], indent=2), "```"]
     lines += ["", "## Versions", ""]
@@ -71,6 +72,18 @@ SHOWN = {
     "eval_logps/chosen": "log p(chosen)",
     "eval_logps/rejected": "log p(rejected)",
 }
+
+
+def _chosen(selection: Mapping[str, Any]) -> list[str]:
+    """On what the step was chosen that the weights are of, where it was chosen at all."""
+    if selection.get("best_step") is None:
+        return []
+    most = "highest" if selection["greater_is_better"] else "lowest"
+    return [
+        f"The weights are those of step {selection['best_step']}, the checkpoint with the {most} "
+        f"{selection['metric']} ({selection['best_value']:.4f}) on {selection['n']:,} validation "
+        "exchanges."
+    ]
 
 
 def _summary(facts: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from empo.rating import Rater
 from empo.records import Response, UserError, read_jsonl, read_responses, write_json
 from empo.runs import read_run
 from empo.settings import option, parse
+from empo.sweep.steps import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
@@ -112,19 +113,7 @@ def _pairs(train: Corpus, output: Path, seed: int) -> None:
 
 
 def _recipe(name: str) -> Callable[[Sequence[str]], int]:
-    return script(f"recipes/{name}.py")
-
-
-def script(name: str) -> Callable[[Sequence[str]], int]:
-    """The main function of an entry script, `recipes/X.py` or `eval/X.py`, which is no package."""
-    path = ROOT / name
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path}: no such script.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module.main
+    return load_script(f"recipes/{name}.py").main
 
 
 def _harness(folder: Path) -> None:
@@ -137,7 +126,7 @@ def _harness(folder: Path) -> None:
         output = str(folder / "harness" / system)
         argv = ["--model", str(folder / model), "--system", system, "--suite", "quick"]
         compared = ["--compare", *done] if done else []
-        script("eval/harness.py")([*argv, "--output", output, *compared])
+        load_script("eval/harness.py").main([*argv, "--output", output, *compared])
         done.append(output)
 
 

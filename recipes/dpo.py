@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
-from empo.alignment.settings import DpoSettings
+from empo.alignment.settings import DpoSettings, choose_best
 from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.settings import run
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trl import DPOConfig
 
     settings, args, given, launch = parse_recipe(argv, "dpo", DpoSettings, DPOConfig, __doc__ or "")
+    choose_best(settings, args, given)
 
     from empo.alignment.dpo import (
         EpochCollator,
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.models import load_tokenizer
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
+    from empo.selection import validation_measure
 
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
     train_corpus, valid_corpus = read_splits(settings, None if settings.opposites else LABELS)
@@ -61,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     valid_draws = Draws(valid_exchanges, table, args.seed)
     rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs)
     valid_rows, valid_lengths = dpo_rows(valid_exchanges, valid_draws, chat, args.max_length, 1)
+    measure = validation_measure(
+        settings, chat, source, train_corpus.dialogues, valid_exchanges, args.seed
+    )
     policy, reference_model, reference = policy_and_reference(settings, source)
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
@@ -68,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         adapter=not settings.full_training,
         reference=reference,
         start=source.facts(),
+        **({"selection": measure.facts} if measure else {}),
         **base_facts(source, args.output_dir),
         **template_facts(chat),
     )
@@ -80,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         processing_class=tokenizer,
         peft_config=None if source.adapters else fresh_adapter(settings),
         data_collator=EpochCollator(tokenizer.pad_token_id, max_length=None),
+        measure=measure,
     )
     train(trainer, job)
     finish(trainer, job)

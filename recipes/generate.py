@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from empo.alignment.launching import quiet_dependencies
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
@@ -20,6 +20,8 @@ from empo.records import file_facts
 from empo.settings import option, parse, run
 
 LENGTH_CONTROLLED = "length-controlled"
+_PATHS = {"output_dir", "dialogues", "valid", "model", "mapping", "opposites", "chat_template"}
+_PATHS |= {"select_rater", "select_lexicons", "deepspeed"}
 
 
 @dataclass(kw_only=True)
@@ -114,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     facts = {
         "model": source.facts(),
+        "trained": trained_by(source.run),
         "dtype": "4bit" if settings.load_in_4bit else settings.dtype,
         "data": {
             "files": corpus.files,
@@ -128,6 +131,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"themselves, {manifest['empty']:,} empty: {settings.output}"
     )
     return 0
+
+
+def trained_by(run: dict[str, Any]) -> dict[str, Any] | None:
+    """The run that made a model, without its places; None where no run is known."""
+    if "settings" not in run:
+        return None
+    settings = {
+        key: value
+        for key, value in run["settings"].items()
+        if key not in _PATHS and not key.startswith("hub_")
+    }
+    return {"command": run["command"], "seed": run.get("seed"), "settings": settings}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
-from empo.alignment.settings import SftSettings
+from empo.alignment.settings import SftSettings, choose_best
 from empo.records import UserError
 from empo.settings import run
 
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trl import SFTConfig
 
     settings, args, given, launch = parse_recipe(argv, "sft", SftSettings, SFTConfig, __doc__ or "")
+    choose_best(settings, args, given)
 
     from empo import models
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train,
     )
     from empo.prompts import ChatFormat
+    from empo.selection import validation_measure
 
     train_corpus, valid_corpus = read_splits(settings)
     job = start_run(args, "sft", given, launch, settings.threads)
@@ -48,11 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer.chat_template = chat.plain_template
     rows, lengths = sft_rows(train_corpus.dialogues, chat, args.max_length)
     valid_rows, valid_lengths = sft_rows(valid_corpus.dialogues, chat, args.max_length)
+    exchanges = valid_corpus.exchanges()
+    measure = validation_measure(
+        settings, chat, source, train_corpus.dialogues, exchanges, args.seed
+    )
     model = models.load_model(source, settings.dtype, settings.attention, settings.load_in_4bit)
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},
         adapter=not settings.full_training,
+        **({"selection": measure.facts} if measure else {}),
         **base_facts(source, args.output_dir),
         **template_facts(chat),
     )
@@ -64,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_dataset=valid_rows,
         processing_class=tokenizer,
         peft_config=fresh_adapter(settings),
+        measure=measure,
     )
     train(trainer, job)
     if trainer.is_world_process_zero() and settings.merge_adapter and not settings.full_training:

@@ -15,9 +15,22 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     1: {"settings", "runs", "records", "rating", "cards", "dialogues", "emotions"},
     2: {"preferences", "prompts", "corpora", "models"},
-    3: {"alignment", "generation", "metrics", "raters"},
+    3: {"alignment", "generation", "harness", "metrics", "raters"},
     4: {"reporting", "survey"},
-    5: {"recipes", "eval", "cli", "chat", "demo", "preview", "rate", "agree"},
+    5: {
+        "recipes",
+        "eval",
+        "cli",
+        "chat",
+        "demo",
+        "preview",
+        "rate",
+        "agree",
+        "measure",
+        "suites",
+        "selection",
+        "sweep",
+    },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 OPEN_ON_FLOOR_1 = {"records", "dialogues"}

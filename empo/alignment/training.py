@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import trl.trainer.utils
 from peft import LoraConfig
+from torch.utils.data import DataLoader
 from transformers import (
+    PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -23,11 +27,12 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import set_seed
+from transformers.trainer_utils import EvalLoopOutput, set_seed
+from trl.models import unwrap_model_for_generation
 
 from empo.alignment.checkpoints import last_checkpoint
 from empo.alignment.launching import repeated_rows
-from empo.alignment.settings import DataSettings, TuningSettings
+from empo.alignment.settings import SELECTABLE, DataSettings, TuningSettings
 from empo.cards import SHOWN, model_card
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS
@@ -40,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 _WEIGHTS = ("sha256", "revision", "commit")
+_ON_REPLIES = tuple(choice.key for choice in SELECTABLE.values() if choice.metric)
 _VOLATILE = {"output_dir", "processes", "threads", "logging_dir", "hub_token"}
 
 
@@ -137,19 +143,64 @@ class Lines(TrainerCallback):
 
 
 def _evaluation_line(logs: dict[str, float]) -> str:
-    shown = {key.removeprefix("eval_"): logs[key] for key in SHOWN if key in logs}
-    text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
+    keys = [key for key in (*SHOWN, *_ON_REPLIES) if key in logs]
+    text = ", ".join(f"{key.removeprefix('eval_')} {logs[key]:.4f}" for key in keys)
     return f"epoch {logs.get('epoch', 0):.2f}, validation: {text}"
 
 
 class RunTrainer(Trainer):
-    """Mixed into trl's trainers: every save carries a model card made from the run's facts."""
+    """Mixed into trl's trainers: every save carries a model card made from the run's facts.
+
+    `measure` is asked at every evaluation, on all processes with whole weights; what it returns
+    (`eval_...` to value) is logged with the loss, and checkpoints can be chosen by it.
+    """
 
     run: Run
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        measure: Callable[[PreTrainedModel], dict[str, float | None]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         score_labelled_positions_only()
+        self.measure = measure
         super().__init__(*args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The trainer's evaluation, and what `measure` finds beside it."""
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self.measure is None or metric_key_prefix != "eval":
+            return output
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        whole = (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
+            )
+            if self.is_deepspeed_enabled
+            else nullcontext(self.model)
+        )
+        with whole as model:
+            measured = self.measure(model)
+        for key, value in measured.items():
+            # the trainer compares: NaN is neither less nor greater, so it is never the best
+            output.metrics[key] = math.nan if value is None else value
+            if value is None and self.is_world_process_zero():
+                logger.warning(
+                    "step %d: no reply has a value of %s; this evaluation cannot be the best",
+                    self.state.global_step,
+                    key,
+                )
+        return output
 
     def _get_train_sampler(self, *args: Any) -> Any:
         sampler = super()._get_train_sampler(*args)
@@ -258,14 +309,17 @@ def train(trainer: RunTrainer, run: Run) -> None:
     """Train to the end, from the last checkpoint where there is one, and save into the run folder."""
     args = trainer.args
     trainer.run = run
-    run.check_identity(
-        {
-            "processes": args.world_size,
-            "data": [corpus["files"] for corpus in run.facts["data"]],
-            "base": {k: v for k, v in run.facts.get("base_model", {}).items() if k in _WEIGHTS},
-            "template_sha256": run.facts["template_sha256"],
+    identity = {
+        "processes": args.world_size,
+        "data": [corpus["files"] for corpus in run.facts["data"]],
+        "base": {k: v for k, v in run.facts.get("base_model", {}).items() if k in _WEIGHTS},
+        "template_sha256": run.facts["template_sha256"],
+    }
+    if "selection" in run.facts:
+        identity["selection"] = {
+            k: run.facts["selection"][k] for k in ("ids_sha256", "measured_with")
         }
-    )
+    run.check_identity(identity)
     trainer.add_callback(LogFile(args.output_dir))
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -287,10 +341,44 @@ def train(trainer: RunTrainer, run: Run) -> None:
             None,
         ),
     )
+    if trainer.measure is not None or args.load_best_model_at_end:
+        known = {"split": "valid", "n": len(trainer.eval_dataset)} | run.facts.get("selection", {})
+        run.facts["selection"] = known | _chosen(trainer, history)
     trainer.save_model(_internal_call=True)  # a push waits until the run is complete
     if trainer.is_world_process_zero():
         (Path(args.output_dir) / "training_args.bin").unlink()  # a pickle; run.json has them
         write_jsonl(Path(args.output_dir) / LOG, history)
+
+
+def _chosen(trainer: RunTrainer, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By what the weights of a run were chosen, what was measured, and which step it became."""
+    args, state = trainer.args, trainer.state
+    key = args.metric_for_best_model if args.load_best_model_at_end else None
+    if key is not None:
+        key = f"eval_{key.removeprefix('eval_')}"
+    keys = [name for name in (*_ON_REPLIES, key) if any(name in entry for entry in history)]
+    facts: dict[str, Any] = {
+        "metric": key,
+        "greater_is_better": args.greater_is_better if key else None,
+        "values": [
+            {name: entry.get(name) for name in ("step", *dict.fromkeys(keys))}
+            for entry in history
+            if "eval_loss" in entry
+        ],
+        "best_step": None,
+        "best_value": None,
+    }
+    if key is None:
+        facts["reason"] = "nothing was chosen: the weights are those of the last step"
+    elif state.best_model_checkpoint is None:
+        facts["reason"] = (
+            f"no checkpoint has a value of {key}: the weights are those of the last step"
+        )
+        logger.warning(facts["reason"])
+    else:
+        facts["best_step"] = state.best_global_step
+        facts["best_value"] = finite(state.best_metric)
+    return facts
 
 
 def finish(trainer: RunTrainer, run: Run) -> None:

@@ -315,7 +315,7 @@ def test_every_shipped_rater_has_settings_that_exist_and_work(path: Path) -> Non
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in SHIPPED if path not in RATERS],
+    [path for path in SHIPPED if path not in RATERS and path.stem != "sweep"],
     ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_every_shipped_recipe_has_settings_that_exist_and_work(path: Path) -> None:

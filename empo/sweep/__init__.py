@@ -1,0 +1,1 @@
+"""A grid of recipe runs that ends in one report: recipes/sweep.py."""

@@ -1,0 +1,90 @@
+"""A look at every command line of a sweep before the first one runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from empo.alignment.launching import check_options
+from empo.alignment.settings import DEFAULTS, BaseSettings, DpoSettings, SftSettings, choose_best
+from empo.measure import ResponsesSettings
+from empo.records import UserError
+from empo.settings import parse, resolve
+from empo.suites import parse_with_suite
+from empo.sweep.commands import before_step, metrics_step, start_steps, train_step
+from empo.sweep.grid import SweepSettings, cells
+from empo.sweep.steps import Step, load_script
+
+_SETTINGS = {"base": BaseSettings, "sft": SftSettings, "dpo": DpoSettings}
+
+
+def check(settings: SweepSettings) -> str:
+    """Read every command line as its command will.
+
+    Returns the model that the first training of a cell starts from. Raises UserError with all
+    problems; one that all cells have is told once.
+    """
+    problems: dict[str, list[str]] = {}
+    model = settings.model
+    for path in settings.before or ():
+        step = before_step(settings, path, model)
+        _read(step, step.script[len("recipes/") : -len(".py")], problems)
+        model = str(step.outputs[0].parent)
+    found = cells(settings.recipe, settings.grid)
+    for cell in found:
+        given = _read(
+            train_step(settings, cell, settings.seeds[0], model), settings.recipe, problems
+        )
+        model = model or given.get("model")
+    start = start_steps(settings, model or "-")
+    steps = [*start, metrics_step(settings, settings.seeds[0], found)]
+    for step in steps:
+        script, told = load_script(step.script), {"prog": step.script, "description": ""}
+        try:
+            if step.kind == "replies":
+                parse(step.argv, script.GenerateSettings, **told)
+            elif step.kind == "harness":
+                parse_with_suite(step.argv, script.Settings, "harness", **told)
+            else:
+                parse_with_suite(step.argv, ResponsesSettings, "responses", **told)
+        except UserError as error:
+            _note(problems, step.kind, error)
+    if problems or model is None:
+        told = (
+            f"  - {'all cells' if len(where) == len(found) > 1 else '; '.join(where)}: {line}"
+            for line, where in problems.items()
+        )
+        raise UserError(
+            f"recipes/sweep.py: {len(problems)} problem{'s' * (len(problems) > 1)} in the commands "
+            "of the sweep:\n" + "\n".join(told)
+        )
+    return model
+
+
+def _read(step: Step, recipe: str, problems: dict[str, list[str]]) -> dict[str, Any]:
+    """The values that a training is given; what is wrong with them goes into `problems`."""
+    from trl import DPOConfig, SFTConfig
+
+    # where training is launched elsewhere, this process may have no GPU
+    on_cpu = ["--use_cpu", "true"] if step.launch else []
+    try:
+        (ours, args), given = resolve(
+            [*step.argv, *on_cpu],
+            _SETTINGS[recipe],
+            DPOConfig if recipe == "dpo" else SFTConfig,
+            prog=step.script,
+            description="",
+            defaults=DEFAULTS,
+        )
+        check_options(args)
+        if recipe != "base":
+            choose_best(ours, args, given)
+    except UserError as error:
+        _note(problems, step.cell, error)
+        return {}
+    return given
+
+
+def _note(problems: dict[str, list[str]], where: str, error: UserError) -> None:
+    lines = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
+    for line in lines or [str(error)]:
+        problems.setdefault(line, []).append(where)

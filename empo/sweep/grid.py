@@ -1,0 +1,173 @@
+"""What a sweep runs: its settings, the cells of its grid, their settings as command-line words."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from empo.settings import option
+
+START = "start"
+"""The system whose model the training of every cell starts from."""
+FIXED = ("output_dir", "dialogues", "model", "seed")
+"""Settings of a recipe that the sweep gives itself."""
+LONGEST_NAME = 100
+
+
+@dataclass(kw_only=True)
+class SweepSettings:
+    """Settings of recipes/sweep.py."""
+
+    output_dir: str = option(help="folder of the sweep: models, replies, results, report.md")
+    dialogues: str = option(help="folder with train, valid and test of a corpus, or hub:owner/name")
+    recipe: Literal["sft", "dpo"] = option(help="recipe that every cell runs")
+    recipe_config: str = option(help="YAML of that recipe")
+    grid: dict[str, list[Any]] = option(
+        default_factory=dict,
+        help="setting of the recipe -> its values; several settings: every combination",
+    )
+    seeds: list[int] = option(
+        default_factory=lambda: [42], help="every cell is trained with each of these seeds"
+    )
+    overrides: dict[str, Any] = option(
+        default_factory=dict, help="settings of the recipe, the same in all cells"
+    )
+    before: list[str] | None = option(
+        None,
+        help="YAML files of recipes to run first, once, in this order; each starts from the model "
+        "of the one before, the cells from the last (recipe by the file's name: base, sft, dpo)",
+    )
+    model: str | None = option(
+        None, help="model that the first training starts from (default: that of its YAML)"
+    )
+    baseline: bool = option(True, help=f"measure the model the cells start from, as `{START}`")
+    launch: list[str] | None = option(
+        None, help="words before a training script, such as accelerate launch (default: in-process)"
+    )
+    limit: int | None = option(None, help="reply only to the first N test exchanges")
+    generate: dict[str, Any] = option(
+        default_factory=dict, help="further settings of recipes/generate.py"
+    )
+    suite: str | None = option(None, help="suite of eval/responses.py and eval/harness.py")
+    metrics: list[str] | None = option(
+        None, help="metrics by name (default: those of the suite, else all that can run)"
+    )
+    measure: dict[str, Any] = option(
+        default_factory=dict, help="further settings of eval/responses.py"
+    )
+    nidf_table: str | None = option(
+        None, help="table for nidf (default: made from train and valid)"
+    )
+    lexicons: str | None = option(None, help="folder with the NRC lexicons, for iva")
+    rater: list[str] | None = option(None, help="rater folders, for diff_epitome")
+    harness_tasks: list[str] | None = option(
+        None, help="tasks of eval/harness.py (default: those of the suite, else none)"
+    )
+    harness: dict[str, Any] = option(
+        default_factory=dict, help="further settings of eval/harness.py"
+    )
+    keep_going: bool = option(False, help="go on with the other cells when one fails")
+
+    def problems(self) -> list[str]:
+        """What cannot work."""
+        found = []
+        if Path(self.dialogues).is_file():
+            found.append(
+                f"dialogues: {self.dialogues} is a single file; a folder with train, valid and "
+                "test is needed."
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            found.append("launch: start the sweep itself with python; it launches its trainings.")
+        if self.launch and shutil.which(self.launch[0]) is None:
+            found.append(f"launch: {self.launch[0]}: no such program.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            found.append(f"seeds: {self.seeds}: at least one, and each once.")
+        for where, given in (("grid", self.grid), ("overrides", self.overrides)):
+            if taken := [key for key in FIXED if key in given]:
+                found.append(f"{where}: {', '.join(taken)} is set by the sweep itself.")
+        if twice := [key for key in self.grid if key in self.overrides]:
+            found.append(f"overrides: {', '.join(twice)} is in the grid already.")
+        for key, values in self.grid.items():
+            if not values or any(value in values[:i] for i, value in enumerate(values)):
+                found.append(f"grid: {key}: {values}: at least one value, and each once.")
+        stems = [Path(path).stem for path in self.before or ()]
+        for path in (self.recipe_config, *(self.before or ())):
+            if not Path(path).is_file():
+                found.append(f"{path}: no such file.")
+        for path, stem in zip(self.before or (), stems, strict=True):
+            if recipe_of(path) not in ("base", "sft", "dpo"):
+                found.append(f"before: {path}: the name begins with none of base, sft, dpo.")
+            if stems.count(stem) > 1:
+                found.append(f"before: two files are named {stem}.")
+        if self.model and stems and recipe_of(stems[0]) == "base":
+            found.append("model: a base is trained from scratch and starts from none.")
+        for name, folders in (("rater", self.rater), ("lexicons", [self.lexicons])):
+            for folder in filter(None, folders or ()):
+                if not Path(folder).is_dir():
+                    found.append(f"{name}: {folder}: no such folder.")
+        if self.nidf_table and not Path(self.nidf_table).is_file():
+            found.append(f"nidf_table: {self.nidf_table}: no such file.")
+        return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the grid's settings; `name` is the system's name and a file's."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+def cells(recipe: str, grid: Mapping[str, Sequence[Any]]) -> list[Cell]:
+    """Every combination of the grid, the last setting fastest; one cell, the recipe, without any."""
+    found: list[Cell] = []
+    taken = {START, "human"}
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        words = (f"{key}={_short(value)}" for key, value in settings.items())
+        name = re.sub(r"[^\w.,=+-]", "-", ",".join(words)) or recipe
+        if len(name) > LONGEST_NAME:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            name = f"{name[: LONGEST_NAME - 9]}-{digest}"
+        unique, number = name, 1
+        while unique.lower() in taken:  # some file systems do not tell the cases apart
+            number += 1
+            unique = f"{name}-{number}"
+        taken.add(unique.lower())
+        found.append(Cell(unique, settings))
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_short, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the words of a command line, read back as the same values by `empo.settings`."""
+    found = []
+    for key, value in settings.items():
+        each = [_word(item) for item in value] if isinstance(value, list) else [_word(value)]
+        if len(each) == 1 and each[0].startswith("-"):  # else it would be read as an option
+            found.append(f"--{key}={each[0]}")
+        else:
+            found += [f"--{key}", *each]
+    return found
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def recipe_of(path: str) -> str:
+    """The recipe that a YAML file is for, by its name: dpo-qlora.yaml is for dpo."""
+    return Path(path).stem.split("-")[0]

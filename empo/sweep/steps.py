@@ -1,0 +1,167 @@
+"""The steps of a sweep: commands that are run once, and again only where something has changed."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import shlex
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from empo.records import UserError, read_json, sha256, write_json
+from empo.runs import now
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP_SCHEMA = "empo.sweep/1"
+BEFORE = "done before"
+RUN = "run.json"
+
+
+@cache
+def load_script(name: str) -> ModuleType:
+    """A script of recipes/ or eval/ as a module, `recipes/dpo.py` for example."""
+    path = ROOT / name
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"{path}: no such script. Run this from a checkout of EmPO.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a sweep: what it does for which cell and seed, from which files to which."""
+
+    cell: str
+    seed: int | None
+    kind: str
+    script: str
+    argv: Sequence[str]
+    inputs: Sequence[Path]
+    outputs: Sequence[Path]
+    launch: Sequence[str] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name in sweep.json and on the screen."""
+        seed = [] if self.seed is None else [f"seed {self.seed}"]
+        return ", ".join([self.cell, *seed, *([self.kind] if self.kind != self.cell else [])])
+
+    @property
+    def command(self) -> list[str]:
+        """What a person would type."""
+        return [*(self.launch or ["python"]), self.script, *self.argv]
+
+
+class Steps:
+    """The steps of a sweep; each is done once, and sweep.json says so after each."""
+
+    def __init__(self, path: Path, keep_going: bool = False) -> None:
+        self.path = path
+        self.keep_going = keep_going
+        self.outcomes: list[tuple[Step, str, float]] = []
+        self._known: dict[str, Any] = read_json(path)["steps"] if path.is_file() else {}
+
+    def do(self, step: Step) -> bool:
+        """Do a step that is not done yet; whether its outputs are there.
+
+        Raises UserError where it fails, unless the sweep keeps going.
+        """
+        begun, status = time.monotonic(), "stopped"
+        try:
+            status = self._done(step)
+        except Exception as error:
+            status = "failed"
+            foreseen = isinstance(error, UserError)
+            if not self.keep_going and not foreseen:
+                raise
+            if not self.keep_going:
+                raise UserError(
+                    f"{step.key}: {error}\nWhat is done stays done: the same command goes on here."
+                ) from None
+            text = error if foreseen else traceback.format_exc()
+            print(f"error: {step.key}: {text}", file=sys.stderr)
+        finally:
+            self.outcomes.append((step, status, time.monotonic() - begun))
+            _free_memory()
+        return status != "failed"
+
+    def _done(self, step: Step) -> str:
+        """The status of a step that was done before, or is now."""
+        inputs = {str(path): sha256(path) for path in step.inputs if path.is_file()}
+        known = self._known.get(step.key, {})
+        there = known.get("status") == "done" and all(path.is_file() for path in step.outputs)
+        if there and known["command"] == step.command:
+            changed = [path for path in inputs if known["inputs"].get(path) != inputs[path]]
+            if known["inputs"] == inputs:
+                print(f"== {step.key}: {BEFORE}")
+                return BEFORE
+            if step.kind == "train" and (models := [p for p in changed if p.endswith(RUN)]):
+                raise UserError(
+                    f"{step.outputs[0].parent}: this model was trained before {models[0]} was "
+                    "written anew. Delete the folder to train it again, or take another output_dir."
+                )
+        print(f"\n== {step.key}\n{shlex.join(step.command)}", flush=True)
+        begun = time.monotonic()
+        code = _run(step)
+        if code not in (0, 3):
+            raise UserError(f"exit code {code}; what went wrong stands above.")
+        status = "incomplete" if code == 3 else "done"
+        seconds = round(time.monotonic() - begun, 1)
+        entry = {"status": status, "seconds": seconds, "ended": now()}
+        self._known[step.key] = {"command": step.command, "inputs": inputs, **entry}
+        write_json(self.path, {"schema": SWEEP_SCHEMA, "steps": self._known})
+        return status
+
+    @property
+    def code(self) -> int:
+        """0: all is done; 1: a step failed; 3: something asked for by name could not run."""
+        found = {status for _, status, _ in self.outcomes}
+        return 1 if "failed" in found else 3 if "incomplete" in found else 0
+
+    def table(self) -> str:
+        """Cell, seed, status, seconds: a line per cell and seed, with the seconds of its steps."""
+        order = ("stopped", "failed", "incomplete", "done", BEFORE)
+        groups: dict[tuple[str, str], list[tuple[str, str, float]]] = {}
+        for step, status, seconds in self.outcomes:
+            seed = "" if step.seed is None else str(step.seed)
+            groups.setdefault((step.cell, seed), []).append((step.kind, status, seconds))
+        rows = [("cell", "seed", "status", "seconds", "")]
+        for (cell, seed), steps in groups.items():
+            worst = min((status for _, status, _ in steps), key=order.index)
+            new = [(kind, seconds) for kind, status, seconds in steps if status != BEFORE]
+            each = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in new if kind != cell)
+            total = f"{sum(seconds for _, seconds in new):.1f}" if new else "-"
+            rows.append((cell, seed, worst, total, each))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join(
+            f"{cell:<{widths[0]}}  {seed:>{widths[1]}}  {status:<{widths[2]}}  "
+            f"{seconds:>{widths[3]}}  {each}".rstrip()
+            for cell, seed, status, seconds, each in rows
+        )
+
+
+def _run(step: Step) -> int:
+    """The exit code of a step; of one with `launch`, in processes of its own."""
+    if step.launch:
+        done = subprocess.run([*step.launch, str(ROOT / step.script), *step.argv], check=False)
+        return done.returncode
+    return load_script(step.script).main(list(step.argv))
+
+
+def _free_memory() -> None:
+    """Let the next step have what the models of this one held."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from empo.records import UserError
 from empo.reporting.comparisons import mark
 from empo.reporting.markdown import escape, number, table
 from empo.reporting.published import UNDERSTANDING, with_published
-from empo.reporting.run_folders import RunFolder, mean_over_runs
+from empo.reporting.run_folders import RunFolder, mean_over_runs, replies_of
 
 COLUMNS = 7
 """Tasks in one table; more stand in further tables below it."""
@@ -97,9 +97,8 @@ def language_understanding(
 
 def _identity(run: RunFolder, results: Mapping[str, Any], i: int) -> Hashable:
     """What is equal for the same model in two runs."""
-    systems = (run["results"] or {"systems": {}})["systems"]
-    if digest := systems.get(results["system"], {}).get("digest"):
-        return digest
+    if replies := replies_of(run, results["system"]):
+        return replies
     return json.dumps(results["model"], sort_keys=True) if results["trained"] is None else i
 
 

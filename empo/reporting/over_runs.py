@@ -16,6 +16,7 @@ from empo.reporting.run_folders import (
     RunFolder,
     label_runs,
     mean_over_runs,
+    replies_of,
     shared_ids,
     training,
 )
@@ -130,7 +131,7 @@ def _system(
         system = (runs[i]["results"] or {"systems": {}})["systems"].get(name)
         if system is None:
             continue
-        replies = HUMAN if name == HUMAN else system.get("digest") or i
+        replies = HUMAN if name == HUMAN else replies_of(runs[i], name) or i
         if found.setdefault(replies, labels[i]) != labels[i]:
             same[labels[i]] = found[replies]
             continue

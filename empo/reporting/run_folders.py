@@ -7,7 +7,7 @@ they must come from the same exchanges, references and metrics; everything else 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -195,16 +195,27 @@ def training(run: RunFolder) -> dict[str, dict[str, Any] | None]:
     return found
 
 
+def replies_of(run: RunFolder, system: str) -> Hashable | None:
+    """What is equal in two runs where a system's replies are those of one training; None: unknown.
+
+    Two trainings with different seeds that end in the same replies are two.
+    """
+    found = (run["results"] or {"systems": {}})["systems"].get(system, {})
+    if (digest := found.get("digest")) is None:
+        return None
+    return digest, (training(run).get(system) or {}).get("seed")
+
+
 def label_runs(runs: Sequence[RunFolder]) -> list[str]:
     """One short name per run: its training seed where every run has one of its own, else its folder.
 
     Systems that were not trained again (the same replies in several runs) have no say in the seed.
     """
-    digests: dict[str, list[str | None]] = {}
+    replies: dict[str, list[Hashable | None]] = {}
     for run in runs:
-        for name, system in (run["results"] or {"systems": {}})["systems"].items():
-            digests.setdefault(name, []).append(system.get("digest"))
-    fixed = {name for name, of in digests.items() if len(of) > 1 and len({*of, None}) == 2}
+        for name in (run["results"] or {"systems": {}})["systems"]:
+            replies.setdefault(name, []).append(replies_of(run, name))
+    fixed = {name for name, of in replies.items() if len(of) > 1 and len({*of, None}) == 2}
     seeds = []
     for run in runs:
         found = {t.get("seed") for n, t in training(run).items() if t and n not in fixed}

@@ -8,6 +8,8 @@ from typing import Any
 from empo.metrics.samples import RULES
 from empo.reporting.markdown import escape, table
 
+_TITLES = {"random": "At random", "largest disagreement": "Largest disagreement"}
+
 
 def samples_section(results: Mapping[str, Any]) -> str:
     """Exchanges with every system's reply, grouped by the rule that chose them."""
@@ -19,7 +21,7 @@ def samples_section(results: Mapping[str, Any]) -> str:
         "turn is shown.\n"
     )
     for rule, samples in by_rule.items():
-        text += f"\n### {len(samples)} by {rule}\n\n{_explained(rule, results['seed'])}\n"
+        text += f"\n### {_TITLES[rule]}: {len(samples)}\n\n{_explained(rule, results['seed'])}\n"
         for sample in samples:
             rows = [["speaker", sample["prompt"]], *sample["responses"].items()]
             text += f"\n#### {escape(sample['id'])} ({escape(sample['emotion'])})\n\n"

@@ -111,8 +111,11 @@ def test_a_model_that_was_not_trained_counts_once(three):
 
 def test_the_same_replies_are_the_same_model(three):
     for one in three:
-        one["results"] = {"systems": {"dpo": {"digest": "same"}}}
+        one["results"] = {"systems": {"dpo": {"digest": "same", "trained": {"seed": 1}}}}
     assert language_understanding(three, LABELS)["systems"]["dpo"]["musr"]["of"] == 1
+    for seed, one in enumerate(three):  # trained again, though to the same replies
+        one["results"]["systems"]["dpo"]["trained"] = {"seed": seed}
+    assert language_understanding(three, LABELS)["systems"]["dpo"]["musr"]["of"] == 3
 
 
 def test_what_stands_after_the_sign_is_said(three):

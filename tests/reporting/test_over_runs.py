@@ -72,6 +72,13 @@ def test_mean_and_spread_are_those_computed_by_hand(three):
     assert "nidf.histogram" not in report["systems"]["dpo"]["values"]
 
 
+def test_trainings_that_end_in_the_same_replies_are_runs_without_spread(three):
+    for one in three:
+        one["results"]["systems"]["dpo"]["digest"] = "same"
+    value = combine(three)["systems"]["dpo"]["values"]["nidf.mean"]
+    assert value["of"] == 3
+
+
 def test_the_same_replies_count_once(three):
     system = combine(three)["systems"]["sft"]
     assert system["runs"] == ["seed 0"]

@@ -158,7 +158,7 @@ def test_generated_text_is_escaped(results):
     assert "glad \\| to \\`hear\\` it" in samples
     assert "&lt;b&gt;glad&lt;/b&gt; \\[x\\](http&#58;//x.org)" in samples
     assert "| two | am i sad |" in samples
-    assert "### 3 by random\n\nDrawn at random with the seed 0.\n" in samples
+    assert "### At random: 3\n\nDrawn at random with the seed 0.\n" in samples
 
 
 def test_published_rows_only_on_request(results):

@@ -10,8 +10,13 @@ from typing import Any, Literal
 from empo.records import Response, UserError, file_facts, read_json, read_responses
 from empo.settings import option
 from empo.suites import HELP as SUITE
+from empo.suites import load_suite, suite_path
 
 PUBLISHED_EXCHANGES = 2_540
+
+
+MODELS = {"diff_epitome": "rater", "bertscore": "bertscore_model"}
+"""Metric -> the setting that names its model."""
 
 
 @dataclass
@@ -62,11 +67,21 @@ class ResponsesSettings:
 
     @property
     def asked(self) -> list[str]:
-        """Metrics asked for by name."""
+        """Metrics asked for by name, or by giving the model that only they use."""
         names = [name.strip() for name in (self.metrics or "").split(",")]
-        implied = {"diff_epitome": self.rater, "bertscore": self.bertscore_model}
-        implied = [name for name, given in implied.items() if given and not self.metrics]
+        added = not self.metrics or self._of_suite("metrics")  # --metrics alone says all there is
+        implied = [
+            metric
+            for metric, key in MODELS.items()
+            if getattr(self, key) and metric not in names and added and not self._of_suite(key)
+        ]
         return [name for name in names if name] + implied
+
+    def _of_suite(self, key: str) -> bool:
+        """Whether a setting has the value that the suite gives it."""
+        if self.suite is None:
+            return False
+        return load_suite(suite_path(self.suite))["responses"].get(key) == getattr(self, key)
 
     def problems(self) -> list[str]:
         """Combinations that cannot be measured."""
@@ -77,9 +92,9 @@ class ResponsesSettings:
             found.append("give --responses FILE... or --dialogues FILE_OR_DIR (or both).")
         if self.rater_cache is not None and self.rater is None:
             found.append("--rater-cache: there is nothing to keep without --rater DIR.")
-        for name, given in (("diff_epitome", self.rater), ("bertscore", self.bertscore_model)):
-            if given and self.metrics and name not in self.asked and self.suite is None:
-                found.append(f"--metrics: {name} is not among them, but its model was given.")
+        for metric, key in MODELS.items():
+            if getattr(self, key) and metric not in self.asked and not self._of_suite(key):
+                found.append(f"--metrics: {metric} is not among them, but its model was given.")
         if not 0 < self.minimum_shared <= 1:
             found.append(f"--minimum-shared: {self.minimum_shared} is not in (0, 1].")
         if self.resamples < 99:

@@ -64,3 +64,33 @@ def test_our_suites_fit_the_commands(path: Path):
     settings = parse_with_suite(argv, ResponsesSettings, "responses", prog="x", description="")
     assert set(settings.asked) <= set(METRICS)
     assert load_suite(path)["harness"]["tasks"]
+
+
+@pytest.mark.parametrize(
+    "given, asked",
+    [
+        ([], ["trie", "bertscore"]),
+        (["--rater", "r"], ["trie", "bertscore", "diff_epitome"]),
+        (["--metrics", "length"], ["length"]),
+        (["--metrics", "length,bertscore"], ["length", "bertscore"]),
+        (["--bertscore-model", "other"], ["trie", "bertscore"]),
+    ],
+)
+def test_a_model_that_is_given_adds_its_metric_to_those_of_the_suite(tmp_path, given, asked):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "responses:\n  metrics: trie,bertscore\n  bertscore_model: minilm\n", encoding="utf-8"
+    )
+    argv = ["--suite", str(path), "--output", "x", "--responses", "y", *given]
+    settings = parse_with_suite(argv, ResponsesSettings, "responses", prog="x", description="")
+    assert settings.asked == asked
+
+
+def test_a_model_without_its_metric_is_a_problem():
+    argv = ["--output", "x", "--responses", "y", "--metrics", "length", "--rater", "r"]
+    with pytest.raises(UserError, match="--metrics: diff_epitome is not among them"):
+        parse_with_suite(argv, ResponsesSettings, "responses", prog="x", description="")
+    with pytest.raises(UserError, match="--metrics: diff_epitome is not among them"):
+        parse_with_suite(
+            [*argv, "--suite", "quick"], ResponsesSettings, "responses", prog="x", description=""
+        )

@@ -28,7 +28,7 @@ demo-report: setup
 	rm -rf runs/demo-report
 	$(OFFLINE) $(BIN)/empo demo --output runs/demo-report/demo
 	$(OFFLINE) $(BIN)/python recipes/sweep.py --config recipes/tiny/sweep.yaml \
-		--output_dir runs/demo-report/sweep
+		--output_dir runs/demo-report/sweep --rater runs/demo-report/demo/raters/levels
 	rm -rf docs/demo-report && mkdir docs/demo-report
 	cp runs/demo-report/demo/report.md runs/demo-report/demo/results.json \
 		runs/demo-report/demo/*.svg docs/demo-report

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from empo.records import Response, UserError, file_facts, read_json, read_responses
+from empo.records import (
+    RESPONSES_SCHEMA,
+    Response,
+    UserError,
+    file_facts,
+    read_json,
+    read_responses,
+)
 from empo.settings import option
 from empo.suites import HELP as SUITE
 from empo.suites import load_suite, suite_path
@@ -15,8 +23,13 @@ from empo.suites import load_suite, suite_path
 PUBLISHED_EXCHANGES = 2_540
 
 
-MODELS = {"diff_epitome": "rater", "bertscore": "bertscore_model"}
-"""Metric -> the setting that names its model."""
+SOURCES = {
+    "diff_epitome": "rater",
+    "bertscore": "bertscore_model",
+    "nidf": "nidf_table",
+    "iva": "lexicons",
+}
+"""Metric -> the setting that names what only it needs."""
 
 
 @dataclass
@@ -67,17 +80,17 @@ class ResponsesSettings:
 
     @property
     def asked(self) -> list[str]:
-        """Metrics asked for by name, or by giving the model that only they use."""
+        """Metrics asked for by name, or by giving what only they need."""
         names = [name.strip() for name in (self.metrics or "").split(",")]
-        added = not self.metrics or self._of_suite("metrics")  # --metrics alone says all there is
+        added = not self.metrics or self.of_suite("metrics")  # --metrics alone says all there is
         implied = [
             metric
-            for metric, key in MODELS.items()
-            if getattr(self, key) and metric not in names and added and not self._of_suite(key)
+            for metric, key in SOURCES.items()
+            if getattr(self, key) and metric not in names and added and not self.of_suite(key)
         ]
         return [name for name in names if name] + implied
 
-    def _of_suite(self, key: str) -> bool:
+    def of_suite(self, key: str) -> bool:
         """Whether a setting has the value that the suite gives it."""
         if self.suite is None:
             return False
@@ -92,9 +105,6 @@ class ResponsesSettings:
             found.append("give --responses FILE... or --dialogues FILE_OR_DIR (or both).")
         if self.rater_cache is not None and self.rater is None:
             found.append("--rater-cache: there is nothing to keep without --rater DIR.")
-        for metric, key in MODELS.items():
-            if getattr(self, key) and metric not in self.asked and not self._of_suite(key):
-                found.append(f"--metrics: {metric} is not among them, but its model was given.")
         if not 0 < self.minimum_shared <= 1:
             found.append(f"--minimum-shared: {self.minimum_shared} is not in (0, 1].")
         if self.resamples < 99:
@@ -106,29 +116,52 @@ class ResponsesSettings:
         return found
 
 
-def load_models(settings: ResponsesSettings, output: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The rater and the BERTScore encoder that are wanted; and why one cannot be had."""
-    wanted = settings.asked if settings.metrics else ("diff_epitome", "bertscore")
-    models: dict[str, Any] = {}
-    unavailable: dict[str, str] = {}
-    if settings.rater and "diff_epitome" in wanted:
-        from empo.raters.combined import CachedRater
-        from empo.raters.loading import load_raters
+def load_sources(
+    settings: ResponsesSettings, output: Path
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Table, lexicons, rater and encoder of the metrics that are wanted; and why one cannot be had.
 
-        cache = settings.rater_cache or output / "ratings.sqlite"
-        absent = [folder for folder in settings.rater if not Path(folder).exists()]
+    Raises UserError where a file that was named cannot be used.
+    """
+    from empo.metrics.evaluation import METRICS
+    from empo.metrics.iva import load_lexicons
+    from empo.metrics.nidf import load_table
+
+    wanted = settings.asked if settings.metrics else METRICS
+    for metric, key in SOURCES.items():
+        if getattr(settings, key) and metric not in wanted and not settings.of_suite(key):
+            flag = f"--{key.replace('_', '-')}"
+            print(f"{flag} is not used: --metrics does not name {metric}.", file=sys.stderr)
+    found: dict[str, Any] = {}
+    unavailable: dict[str, str] = {}
+    if settings.nidf_table and "nidf" in wanted:
+        found["nidf_table"] = load_table(settings.nidf_table)
+    folder = Path(os.environ.get("EMPO_DATA", os.devnull)) / "lexicons"
+    if "iva" in wanted and (settings.lexicons or folder.is_dir()):
+        try:
+            found["lexicons"] = load_lexicons(settings.lexicons or folder, settings.intensity_rows)
+        except UserError as error:
+            if settings.lexicons:
+                raise
+            unavailable["iva"] = str(error)  # nobody asked for the files that lie there
+    if settings.rater and "diff_epitome" in wanted:
+        absent = [path for path in settings.rater if not Path(path).exists()]
         if absent:
             unavailable["diff_epitome"] = (
                 f"no rater in {', '.join(absent)}: train one with recipes/rater.py (docs/raters.md), "
                 "give its folder as --rater DIR."
             )
         else:
-            models["rater"] = CachedRater(load_raters(settings.rater), cache)
+            from empo.raters.combined import CachedRater
+            from empo.raters.loading import load_raters
+
+            cache = settings.rater_cache or output / "ratings.sqlite"
+            found["rater"] = CachedRater(load_raters(settings.rater), cache)
     if settings.bertscore_model and "bertscore" in wanted:
         from empo.metrics.bertscore import load_scorer
 
         try:
-            models["scorer"] = load_scorer(
+            found["scorer"] = load_scorer(
                 settings.bertscore_model,
                 settings.bertscore_layer,
                 idf=settings.bertscore_idf,
@@ -136,7 +169,7 @@ def load_models(settings: ResponsesSettings, output: Path) -> tuple[dict[str, An
             )
         except UserError as error:
             unavailable["bertscore"] = str(error)
-    return models, unavailable
+    return found, unavailable
 
 
 def load_systems(
@@ -157,7 +190,9 @@ def load_systems(
         systems[HUMAN] = {reply.id: reply for reply in human_responses(exchanges)}
         facts.append(corpus.facts())
     for path in settings.responses or ():
+        training = _trained(Path(f"{path}.manifest.json"))
         for response in read_responses(path):
+            trained |= {response.system: training} if training else {}
             replies = systems.setdefault(response.system, {})
             if response.id in replies:
                 raise UserError(
@@ -166,9 +201,6 @@ def load_systems(
                 )
             replies[response.id] = response
         facts.append(file_facts(path))
-        manifest = Path(f"{path}.manifest.json")
-        if manifest.is_file() and (known := read_json(manifest)).get("trained"):
-            trained[known["system"]] = known["trained"]
     for name, replies in systems.items() if published else ():
         kept = published_ids(replies)
         if len(kept) != PUBLISHED_EXCHANGES:
@@ -178,3 +210,11 @@ def load_systems(
             )
         systems[name] = {key: reply for key, reply in replies.items() if key in kept}
     return {name: list(replies.values()) for name, replies in systems.items()}, facts, trained
+
+
+def _trained(manifest: Path) -> dict[str, Any] | None:
+    """How the model behind a responses file was trained, where recipes/generate.py has noted it."""
+    known = read_json(manifest) if manifest.is_file() else None
+    if not isinstance(known, dict) or known.get("schema") != RESPONSES_SCHEMA:
+        return None  # somebody else's file
+    return known.get("trained")

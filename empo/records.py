@@ -139,9 +139,13 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read one JSON document."""
+    """Read one JSON document; UserError where it is none, or holds NaN or an infinity."""
+
+    def refuse(constant: str) -> None:
+        raise UserError(f"{path}: {constant} is no JSON. Write null where there is no value.")
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
 

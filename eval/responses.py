@@ -17,13 +17,12 @@ what was given; 3: something asked for by name could not run (it stands in `not_
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from empo.measure import ResponsesSettings, load_models, load_systems
+from empo.measure import ResponsesSettings, load_sources, load_systems
 from empo.settings import run
 from empo.suites import parse_with_suite
 
@@ -35,26 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv, ResponsesSettings, "responses", prog="eval/responses.py", description=__doc__ or ""
     )
     from empo.metrics.evaluation import METRICS, evaluate
-    from empo.metrics.iva import load_lexicons
-    from empo.metrics.nidf import load_table
     from empo.reporting.report import write_report
     from empo.reporting.results import write_results
     from empo.reporting.summary import summary
 
     output = Path(settings.output)
     systems, facts, trained = load_systems(settings)
-    folder = Path(os.environ.get("EMPO_DATA", os.devnull)) / "lexicons"
-    lexicons = settings.lexicons or (str(folder) if folder.is_dir() else None)
-    models, unavailable = load_models(settings, output)
+    sources, unavailable = load_sources(settings, output)
     for name, reason in unavailable.items():
         print(f"{name} will not run: {reason}", file=sys.stderr)
 
     results = evaluate(
         systems,
         seed=settings.seed,
-        nidf_table=load_table(settings.nidf_table) if settings.nidf_table else None,
-        lexicons=load_lexicons(lexicons, settings.intensity_rows) if lexicons else None,
-        **models,
+        **sources,
         metrics=settings.asked if settings.metrics else METRICS,
         unavailable=unavailable,
         resamples=settings.resamples,

@@ -229,3 +229,11 @@ def test_a_response_that_cannot_be_used_is_told_with_line_and_field(
     with pytest.raises(UserError) as error:
         read_responses(path)
     assert str(error.value) == f"{path}, line 2, field {field!r}: {message}"
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_none_are_refused(tmp_path, constant):
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"a": {constant}}}', encoding="utf-8")
+    with pytest.raises(UserError, match=f"x.json: {constant} is no JSON"):
+        read_json(path)

@@ -74,6 +74,8 @@ def test_our_suites_fit_the_commands(path: Path):
         (["--metrics", "length"], ["length"]),
         (["--metrics", "length,bertscore"], ["length", "bertscore"]),
         (["--bertscore-model", "other"], ["trie", "bertscore"]),
+        (["--nidf-table", "t", "--lexicons", "l"], ["trie", "bertscore", "nidf", "iva"]),
+        (["--metrics", "length", "--nidf-table", "t"], ["length"]),
     ],
 )
 def test_a_model_that_is_given_adds_its_metric_to_those_of_the_suite(tmp_path, given, asked):
@@ -84,13 +86,3 @@ def test_a_model_that_is_given_adds_its_metric_to_those_of_the_suite(tmp_path, g
     argv = ["--suite", str(path), "--output", "x", "--responses", "y", *given]
     settings = parse_with_suite(argv, ResponsesSettings, "responses", prog="x", description="")
     assert settings.asked == asked
-
-
-def test_a_model_without_its_metric_is_a_problem():
-    argv = ["--output", "x", "--responses", "y", "--metrics", "length", "--rater", "r"]
-    with pytest.raises(UserError, match="--metrics: diff_epitome is not among them"):
-        parse_with_suite(argv, ResponsesSettings, "responses", prog="x", description="")
-    with pytest.raises(UserError, match="--metrics: diff_epitome is not among them"):
-        parse_with_suite(
-            [*argv, "--suite", "quick"], ResponsesSettings, "responses", prog="x", description=""
-        )

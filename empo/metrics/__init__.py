@@ -16,7 +16,8 @@ class MetricResult:
     cannot be computed). `per_response` maps the name of a value to an array of shape (n,) in the
     order of the responses, NaN where a response has none. `signature` says all that is
     needed to get the same numbers again. `of_the_set` names those of the `values` that belong to
-    the whole set of responses: systems are compared in them without a test.
+    the whole set of responses: systems are compared in them without a test, where their `basis`,
+    what such a value depends on beside the replies, is the same.
     """
 
     name: str
@@ -25,3 +26,4 @@ class MetricResult:
     per_response: dict[str, np.ndarray] = field(default_factory=dict)
     signature: str = ""
     of_the_set: tuple[str, ...] = ()
+    basis: str = ""

@@ -68,6 +68,11 @@ def _compare(
             rows.append(row)
         for key in result.of_the_set:
             row = _of_the_set(result.values[key], other.values[key])
+            if result.basis != other.basis and row["difference"] is not None:
+                row["difference"] = None
+                row["reasons"]["difference"] = (
+                    f"not computed alike: {result.basis} and {other.basis}"
+                )
             rows.append({"a": a, "b": b, "metric": f"{name}.{key}", "n": result.n, **row})
     return rows
 

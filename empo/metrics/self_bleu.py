@@ -54,6 +54,7 @@ def self_bleu(responses: Sequence[Response], seed: int = 0) -> MetricResult:
         n=len(responses),
         values=values | ({"reasons": reasons} if reasons else {}),
         of_the_set=("mean",),
+        basis=f"{references} references a reply",
         signature=(
             f"BLEU-4 of up to {REPLIES} replies against up to {REFERENCES} others each, drawn with "
             f"the seed from the replies in the order of their ids; nltk "

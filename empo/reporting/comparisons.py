@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from empo.metrics.statistics import RESAMPLES
 from empo.reporting.epitome import LABELS as EPITOME_LABELS
 from empo.reporting.epitome import moving_with_length
 from empo.reporting.markdown import escape, interval, number, table
@@ -22,6 +23,9 @@ LABELS = {
     **EPITOME_LABELS,
 }
 """Names of the compared values in tables and figures."""
+
+FEW = 30
+"""Exchanges below which an effect size gets no colour in the overview."""
 
 _STRONG = 0.1  # |r| with length from which a metric is said to move with it
 
@@ -42,12 +46,19 @@ def comparisons_section(results: Mapping[str, Any], figure: str | None) -> str:
         "is large or better; how large it is says Cohen's d, *paired* over the spread of the "
         "differences, *pooled* over that of the systems, as papers print it. *At equal length* is "
         "what is left of the difference between replies equally long: the intercept of its "
-        "regression on the length difference, with its 95 % interval.\n"
+        "regression on the length difference, with its 95 % interval; † marks an extrapolation, "
+        "because one system's reply is the longer one in more than 95 % of the exchanges.\n"
     )
+    if (floor := _floor(results, len(tested))) >= 0.05:
+        text += (
+            f"\n**With {results['resamples']:,} permutations and {len(tested)} tests no corrected p "
+            f"can be below {number(floor)}, so nothing can be marked here: measure with more "
+            "--resamples.**\n"
+        )
     if figure:
         text += (
             "\nOverview: Cohen's d (pooled), with the marks; blue where the first system of the "
-            f"pair has more.\n\n![Cohen's d of every pair in every value]({figure})\n"
+            f"pair has more; no colour, and n, where fewer than {FEW} exchanges have the value.\n\n![Cohen's d of every pair in every value]({figure})\n"
         )
     for metric in dict.fromkeys(row["metric"] for row in tested):
         rows = [_row(row) for row in tested if row["metric"] == metric]
@@ -61,8 +72,13 @@ def comparisons_section(results: Mapping[str, Any], figure: str | None) -> str:
     return text
 
 
+def _floor(results: Mapping[str, Any], tests: int) -> float:
+    """The smallest p that is possible after Holm's correction."""
+    return tests / (results.get("resamples", RESAMPLES) + 1)
+
+
 def _row(row: Mapping[str, Any]) -> list[str]:
-    equal, d = row["length_controlled"], row.get("d") or {}
+    d = row.get("d") or {}
     return [
         f"{row['a']} − {row['b']}",
         f"{number(row['difference'], 4)} {interval(row['interval'], 4)}",
@@ -70,9 +86,16 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         f"{number(row['p_holm'], 4)} {mark(row['p_holm'])}".strip(),
         number(d.get("paired"), 2),
         number(d.get("pooled"), 2),
-        f"{number(equal['intercept'], 4)} {interval(equal['interval'], 4)}" if equal else "—",
+        _at_equal_length(row["length_controlled"]),
         str(row["n"]),
     ]
+
+
+def _at_equal_length(equal: Mapping[str, Any] | None) -> str:
+    if equal is None:
+        return "—"
+    far = not 0.05 <= equal.get("share_longer", 0.5) <= 0.95
+    return f"{number(equal['intercept'], 4)} {interval(equal['interval'], 4)}{' †' * far}"
 
 
 def mark(p: float | None) -> str:

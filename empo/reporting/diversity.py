@@ -61,11 +61,14 @@ def _self_bleu(systems: Mapping[str, Any]) -> str:
             interval(of["interval"]),
             str(of["replies"]),
             str(of["references"]),
+            str(of["blank"]),
         ]
         for name, of in systems.items()
     ]
     return (
         "Self-BLEU: how much of a reply other replies have too, on a seeded sample; lower is more "
-        "diverse. Mean ± standard deviation over the sampled replies.\n\n"
-        + table(["system", "self-BLEU", "interval", "replies", "references each"], rows)
+        "diverse. It rises with the number of references, so compare only rows where that is the "
+        "same; blank replies are left out. Mean ± standard deviation over the sampled replies; the "
+        "interval takes them as independent, though they share references.\n\n"
+        + table(["system", "self-BLEU", "interval", "replies", "references each", "blank"], rows)
     )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from empo.rating import MECHANISMS
-from empo.reporting.comparisons import LABELS, mark
+from empo.reporting.comparisons import FEW, LABELS, mark
 from empo.reporting.markdown import number
 
 _HUMAN = "black"
@@ -78,8 +78,10 @@ def comparisons_figure(comparisons: Sequence[Mapping[str, Any]], path: str | Pat
     for row in tested:
         i, j = values.index(row["metric"]), pairs.index((row["a"], row["b"]))
         d = (row.get("d") or {}).get("pooled")
-        texts[i][j] = f"{number(d, 2)}\n{mark(row['p_holm'])}".strip()
-        grid[i][j] = float("nan") if d is None else d
+        few = row["n"] < FEW
+        below = f"n={row['n']} {mark(row['p_holm'])}" if few else mark(row["p_holm"])
+        texts[i][j] = f"{number(d, 2)}\n{below}".strip()
+        grid[i][j] = float("nan") if d is None or few else d
     figure = Figure(
         figsize=(2.2 + 0.85 * len(pairs), 1.6 + 0.42 * len(values)), layout="constrained"
     )

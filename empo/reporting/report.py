@@ -23,6 +23,8 @@ from empo.reporting.published import REMARK
 from empo.reporting.samples import samples_section
 from empo.reporting.words import length_table, words_section
 
+REPORT = "report.md"
+
 
 def write_report(
     results: Mapping[str, Any],
@@ -32,7 +34,7 @@ def write_report(
     training: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     preface: str = "",
     understanding: str = "",
-    name: str = "report.md",
+    name: str = REPORT,
 ) -> Path:
     """Write the report and its figures into `folder`; return the report's path.
 
@@ -44,21 +46,22 @@ def write_report(
     systems = results["systems"]
     measured = measured_by_all(systems)
     figures: dict[str, str] = {}
+    stem = "" if name == REPORT else f"{Path(name).stem}-"  # two reports can share a folder
     for metric, key, draw in (
         ("diff_epitome", "epitome", epitome_figure),
         ("nidf", "nidf", nidf_figure),
         ("iva", "iva", iva_figure),
     ):
         if metric in measured:
-            figures[key] = f"{key}.svg"
+            figures[key] = f"{stem}{key}.svg"
             draw(systems, folder / figures[key])
     if any(row["p"] is not None for row in results["comparisons"]):
-        figures["comparisons"] = "comparisons.svg"
+        figures["comparisons"] = f"{stem}comparisons.svg"
         comparisons_figure(results["comparisons"], folder / figures["comparisons"])
     for run, log in (training or {}).items():
         if any("loss" in row for row in log):
-            figures[f"training {run}"] = f"training-{run}.svg"
-            training_figure(log, folder / f"training-{run}.svg")
+            figures[f"training {run}"] = f"{stem}training-{run}.svg"
+            training_figure(log, folder / figures[f"training {run}"])
     text = render(results, figures, published=published, understanding=understanding)
     write_text(folder / name, preface + text)
     return folder / name

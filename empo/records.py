@@ -122,6 +122,8 @@ def read_text(path: str | Path) -> str:
     Raises UserError where the file is missing, empty or not UTF-8 (with the line of the bad byte).
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: this is a folder. Give a file.")
     if not path.is_file():
         raise UserError(f"{path}: no such file. Check the path.")
     data = path.read_bytes()
@@ -179,7 +181,11 @@ def read_responses(path: str | Path) -> list[Response]:
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path}, line {number}, field {field!r}: {first['msg']}.") from None
+            raise UserError(
+                f"{path}, line {number}, field {field!r}: {first['msg']}. A line has the keys "
+                f"{', '.join(Response.model_fields)}; context is a list of messages with role and "
+                "content."
+            ) from None
         if not response.context or response.context[-1].role != "user":
             raise UserError(
                 f"{path}, line {number}, field 'context': its last message must be the speaker's "

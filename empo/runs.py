@@ -20,7 +20,10 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of Python, the platform and every package whose version can move a number."""
-    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

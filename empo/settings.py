@@ -152,13 +152,20 @@ def resolve(
 def run(main: Callable[[], int | None]) -> None:
     """Call a command's main; a UserError becomes one message on stderr and exit code 2.
 
-    Of several processes only the first prints it. Ctrl-C ends with 130 and without a traceback.
+    Of several processes only the first prints it. A path that is in the way, or may not be written,
+    ends alike. Ctrl-C ends with 130 and without a traceback.
     """
     try:
         sys.exit(main() or 0)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        print(f"error: {error.filename}: {reason}. Choose another path.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped. The same command goes on with what is missing.", file=sys.stderr)

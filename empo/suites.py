@@ -32,12 +32,15 @@ def parse_with_suite(
     if name is None and known.config is not None:
         name = load_yaml(known.config).get("suite")
     path = suite_path(name) if isinstance(name, str) else None
+    suite = load_suite(path) if path else {}
+    if path and section not in suite:
+        raise UserError(f"{path}: this suite has no section {section!r}, so it asks for nothing.")
     (parsed,), _ = resolve(
         argv,
         settings,
         prog=prog,
         description=description,
-        defaults=load_suite(path)[section] if path else None,
+        defaults=suite.get(section),
         defaults_from=str(path),
     )
     return parsed
@@ -53,11 +56,11 @@ def suite_path(name: str) -> Path:
 
 
 def load_suite(path: Path) -> dict[str, dict[str, Any]]:
-    """The sections of a suite, {} for one that it leaves out; UserError names an unknown one."""
+    """The sections of a suite; UserError names an unknown one."""
     content = load_yaml(path)
     for key, section in content.items():
         if key not in SECTIONS:
             raise UserError(f"{path}: no such section: {key!r}; known: {', '.join(SECTIONS)}.")
         if not isinstance(section, dict):
             raise UserError(f"{path}: section {key!r}: settings are expected (key: value).")
-    return {section: content.get(section, {}) for section in SECTIONS}
+    return content

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from empo.harness.protocol import Protocol, same_evaluation
+from empo.harness.task_files import digests
+from empo.runs import versions
 from empo.settings import option, run
 from empo.suites import HELP, parse_with_suite
 
@@ -65,24 +67,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.reporting import harness_results as files
 
     source = resolve(settings.model, settings.adapter)
+    folders = [TASKS, *filter(None, [protocol.include_path])]
     identity = {
         "system": settings.system or Path(settings.adapter or settings.model).name,
         "model": source.facts(),
         "settings": protocol.facts(),
+        "task_files": digests(protocol.benchmarks(), folders),
     }
+    output = Path(settings.output)
+    file = output / files.HARNESS_FILE
+    results = files.read_harness(file) if file.is_file() else None
+    if results is not None:
+        same_evaluation(output, results, identity, {*results["tasks"], *results["groups"]})
+    complete = results is not None and not results["not_run"]
     others = {
         folder: files.read_harness(Path(folder) / files.HARNESS_FILE)
         for folder in settings.compare or ()
     }
     for folder, theirs in others.items():
-        comparable(identity, theirs, folder)
+        comparable(results if complete else {**identity, "versions": versions()}, theirs, folder)
 
-    output = Path(settings.output)
-    file = output / files.HARNESS_FILE
-    results = files.read_harness(file) if file.is_file() else None
-    if results is not None:
-        same_evaluation(output, results, identity)
-    complete = results is not None and not results["not_run"]
     if not complete:
         loaded = load_tasks(protocol, [TASKS])
         speed = {"batch_size": settings.batch_size, "device": settings.device}
@@ -101,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         files.write_harness(file, results)
     shown = ["complete already"] * complete + [files.plain_summary(results), str(file)]
     print("\n\n".join(filter(None, shown)))
+    for line in partly_shared(results):
+        print(line)
     for entry in results["not_run"]:
         print(f"asked for, but not run: {entry['task']}: {entry['reason']}", file=sys.stderr)
     return code
@@ -121,6 +127,16 @@ def comparisons(
         if p_holm is None:
             row["reasons"]["p_holm"] = "there is no p to correct."
     return rows
+
+
+def partly_shared(results: Mapping[str, Any]) -> list[str]:
+    """A line for every group, and task in no group, that was compared on a part of its items."""
+    inside = {task for group in results["groups"].values() for task in group["tasks"]}
+    return [
+        f"{row['task']} against {row['b']}: {row['reasons']['n']}"
+        for row in results["comparisons"]
+        if "n" in row["reasons"] and row["task"] not in inside
+    ]
 
 
 if __name__ == "__main__":

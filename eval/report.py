@@ -16,12 +16,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from empo.records import UserError, read_json, write_json, write_text
 from empo.settings import option, parse, run
+
+if TYPE_CHECKING:
+    from empo.reporting.run_folders import RunFolder
 
 
 @dataclass
@@ -34,10 +39,10 @@ class Settings:
     )
     published: bool | None = option(
         None,
-        help="rows of the EmPO paper beside ours (if not given: where all results are of its "
-        "2,540 exchanges)",
+        help="rows of the EmPO paper beside ours, only where all results are of its 2,540 exchanges "
+        "(if not given: there)",
     )
-    seed: int = option(0, help="seed of resampling")
+    seed: int = option(0, help="taken as by every command; nothing in a report is drawn")
 
     def problems(self) -> list[str]:
         """Values that cannot work."""
@@ -62,27 +67,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(settings.output)
     refuse_to_replace(output.with_suffix(".json"))
     runs = read_folders(settings.results)
-    report = combine(runs, seed=settings.seed, published=settings.published)
-    report["command"] = shlex.join(["python", "eval/report.py", *argv])
-
-    write_json(output.with_suffix(".json"), report)
-    figures = draw_figures(report, output)
-    results = runs[0]["results"]
-    if len(runs) == 1 and results is not None:
-        published, scores = report["published"], report["language_understanding"]
-        beside = [understanding_section(scores, published=published)] if scores else []
-        beside += [settings_section(report["settings"]), figures_section(figures)]
-        write_report(
-            results,
-            output.parent,
-            published=published,
-            understanding="\n".join(filter(None, beside)),
-            name=output.name,
-        )
-    else:
-        write_text(output, render_runs(report, figures))
+    with naming_files(runs):
+        report = combine(runs, published=settings.published)
+        report["command"] = shlex.join(["python", "eval/report.py", *argv])
+        write_json(output.with_suffix(".json"), report)
+        figures = draw_figures(report, output)
+        results = runs[0]["results"]
+        if len(runs) == 1 and results is not None:
+            published, scores = report["published"], report["language_understanding"]
+            beside = [understanding_section(scores, published=published)] if scores else []
+            beside += [settings_section(report["settings"]), figures_section(figures)]
+            write_report(
+                results,
+                output.parent,
+                published=published,
+                understanding="\n".join(filter(None, beside)),
+                name=output.name,
+            )
+        else:
+            write_text(output, render_runs(report, figures))
     print(f"{output}\n{output.with_suffix('.json')}")
     return 0
+
+
+@contextmanager
+def naming_files(runs: Sequence[RunFolder]) -> Iterator[None]:
+    """UserError where a results.json lacks a key that the report needs."""
+    try:
+        yield
+    except KeyError as error:
+        files = [str(Path(run["folder"]) / "results.json") for run in runs if run["results"]]
+        raise UserError(
+            f"{', or '.join(files)}: the key {error.args[0]!r}, which the report needs, is missing. "
+            "Measure the responses again with eval/responses.py."
+        ) from error
 
 
 def with_results(argv: Sequence[str]) -> list[str]:

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
 
     train_corpus, valid_corpus = read_splits(settings)
-    job = start_run(args, "base", given, launch, settings.threads)
+    corpora = (train_corpus, valid_corpus)
+    job = start_run(args, "base", given, launch, corpora, settings.threads)
     if job.complete:
         return 0
 

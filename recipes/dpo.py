@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
     train_corpus, valid_corpus = read_splits(settings, None if settings.opposites else LABELS)
-    job = start_run(args, "dpo", given, launch, settings.threads)
+    corpora = (train_corpus, valid_corpus)
+    job = start_run(args, "dpo", given, launch, corpora, settings.threads)
     if job.complete:
         return 0
 

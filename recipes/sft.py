@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.selection import validation_measure
 
     train_corpus, valid_corpus = read_splits(settings)
-    job = start_run(args, "sft", given, launch, settings.threads)
+    corpora = (train_corpus, valid_corpus)
+    job = start_run(args, "sft", given, launch, corpora, settings.threads)
     if job.complete:
         return 0
 

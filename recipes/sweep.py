@@ -20,6 +20,7 @@ from empo.alignment.launching import quiet_dependencies
 from empo.records import write_json
 from empo.settings import parse, run
 from empo.sweep.grid import Cell, SweepSettings, cells
+from empo.sweep.lock import alone
 from empo.sweep.steps import Steps
 
 
@@ -33,24 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = check(settings)
     found = cells(settings.recipe, settings.grid)
     print(f"cells: {', '.join(cell.name for cell in found)}; seeds: {settings.seeds}")
-    steps = Steps(Path(settings.output_dir) / "sweep.json", settings.keep_going)
-    try:
-        if prepare(settings, steps, start):
-            model = start if settings.before or settings.model else None
-            seeds = [s for s in settings.seeds if measure(settings, steps, found, s, model)]
-            if seeds:
-                steps.do(report_step(settings, seeds))
-    finally:
-        print(f"\n{steps.table()}")
+    with alone(settings.output_dir):
+        steps = Steps(Path(settings.output_dir) / "sweep.json", settings.keep_going)
+        try:
+            if prepare(settings, steps, start):
+                model = start if settings.before or settings.model else None
+                seeds = [s for s in settings.seeds if measure(settings, steps, found, s, model)]
+                if seeds:
+                    steps.do(report_step(settings, seeds))
+        finally:
+            print(f"\n{steps.table()}")
     print(f"\n{settings.output_dir}")
     return steps.code
 
 
 def prepare(settings: SweepSettings, steps: Steps, start: str) -> bool:
     """What the cells start from: its training, its replies, the word frequencies of the corpus."""
-    from empo.corpora import load_corpus
-    from empo.metrics.nidf import build_table
-    from empo.sweep.commands import before_step, nidf_path, start_steps
+    from empo.sweep.commands import before_step, nidf_step, start_steps
 
     model = settings.model
     for path in settings.before or ():
@@ -58,12 +58,24 @@ def prepare(settings: SweepSettings, steps: Steps, start: str) -> bool:
         if not steps.do(step):
             return False
         model = str(step.outputs[0].parent)
-    if settings.nidf_table is None and not nidf_path(settings).is_file():
-        splits = [load_corpus(settings.dialogues, split) for split in ("train", "valid")]
-        table = build_table(dialogue for corpus in splits for dialogue in corpus.dialogues)
-        write_json(nidf_path(settings), table)
+    if settings.nidf_table is None and not steps.do(
+        nidf_step(settings, lambda: write_table(settings))
+    ):
+        return False
     begun = [steps.do(step) for step in start_steps(settings, start) if settings.baseline]
     return all(begun)
+
+
+def write_table(settings: SweepSettings) -> int:
+    """The word frequencies of the training and the validation dialogues; the exit code."""
+    from empo.corpora import load_corpus
+    from empo.metrics.nidf import build_table
+    from empo.sweep.commands import nidf_path
+
+    splits = [load_corpus(settings.dialogues, split) for split in ("train", "valid")]
+    table = build_table(dialogue for corpus in splits for dialogue in corpus.dialogues)
+    write_json(nidf_path(settings), table)
+    return 0
 
 
 def measure(

@@ -161,6 +161,20 @@ def test_a_file_of_other_settings_is_refused(
     assert output.read_bytes() == content
 
 
+def test_a_file_that_was_edited_since_is_refused(write: Callable[..., Path]) -> None:
+    output = write("a.jsonl")
+    lines = output.read_text("utf-8").splitlines(keepends=True)
+    output.write_text("".join(lines[:-1]), "utf-8")
+    with pytest.raises(UserError) as error:
+        write("a.jsonl", with_model=None)
+    assert str(error.value) == (
+        f"{output}: the file has been edited since its replies were written (its digest is not that "
+        "of a.jsonl.manifest.json). Delete it to have them written anew, or choose another --output."
+    )
+    output.unlink()
+    assert write("a.jsonl").read_text("utf-8") == "".join(lines)
+
+
 # --- content ---
 
 

@@ -19,9 +19,10 @@ from empo.harness.items import items_file, plain, rows
 from empo.harness.language_model import language_model
 from empo.harness.measuring import measure
 from empo.harness.protocol import Protocol, same_evaluation
+from empo.harness.task_files import digests, local_files
 from empo.harness.tasks import load_tasks, shots_of, why_not_loaded
 from empo.models import ModelSource, load_model, lora_config, merge
-from empo.records import UserError, write_jsonl
+from empo.records import UserError, sha256, write_json, write_jsonl
 
 EVAL = Path(__file__).parents[1] / "eval"
 TASKS = EVAL / "tasks"
@@ -83,6 +84,103 @@ def test_every_difference_to_what_a_folder_holds_is_named() -> None:
         "  - system: 'sft' there, 'dpo' now\n"
         "Choose another --output, or delete the folder."
     )
+
+
+def test_the_same_weights_at_another_place_are_the_same_evaluation() -> None:
+    there = {
+        "model": {
+            "base": {"name": "../x/sft", "sha256": "ab"},
+            "adapters": [{"name": "a", "revision": "main", "commit": "c"}],
+        },
+        "settings": {"seed": 42, "include_path": "tasks"},
+    }
+    moved = {
+        "model": {
+            "base": {"name": "/elsewhere/x/sft", "sha256": "ab"},
+            "adapters": [{"name": "b", "revision": "v1", "commit": "c"}],
+        },
+        "settings": {"seed": 42, "include_path": "/elsewhere/tasks"},
+    }
+    same_evaluation("out", there, moved)
+    moved["model"]["adapters"] = [{"name": "b", "revision": "v1", "commit": "d"}]
+    with pytest.raises(UserError, match="model.adapters: .*'commit': 'c'.* there, .*'d'.* now"):
+        same_evaluation("out", there, moved)
+
+
+def test_weights_without_a_digest_are_told_apart_by_name() -> None:
+    one, other = (
+        {"model": {"base": {"name": name, "revision": "main", "commit": None}, "adapters": []}}
+        for name in ("owner/one", "owner/other")
+    )
+    same_evaluation("out", one, one)
+    with pytest.raises(UserError, match="model.base.name: 'owner/one' there, 'owner/other' now"):
+        same_evaluation("out", one, other)
+
+
+def test_files_of_a_task_count_once_it_was_measured() -> None:
+    there = {"task_files": {"t": {"t.jsonl": "ab"}}}
+    asked = {"task_files": {"t": {"t.jsonl": "cd"}}}
+    same_evaluation("out", there, asked, ["u"])
+    with pytest.raises(UserError, match="task_files.t.t.jsonl: 'ab' there, 'cd' now"):
+        same_evaluation("out", there, asked, ["t"])
+
+
+# --- the files of tasks ---
+
+
+def test_a_task_has_its_yaml_includes_functions_and_data(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    write_jsonl(tmp_path / "elsewhere" / "test.jsonl", [{"q": 1}])
+    for name in ("a.jsonl", "b.jsonl", "unused.jsonl"):
+        write_jsonl(tmp_path / "tasks" / name, [{"q": name}])
+    tasks = tmp_path / "tasks"
+    (tasks / "functions.py").write_text("def half(doc, results): ...\n")
+    (tasks / "common.yaml").write_text(
+        "output_type: multiple_choice\nprocess_results: !function functions.half\n"
+    )
+    kwargs = json.dumps({"data_files": {"test": str(tasks / "a.jsonl"), "train": ["no.jsonl"]}})
+    (tasks / "one.yaml").write_text(
+        f"task: one\ninclude: common.yaml\ntag: tagged\ndataset_path: json\ndataset_kwargs: {kwargs}\n"
+    )
+    (tasks / "two.yaml").write_text(f"task: two\ndataset_path: {tmp_path / 'elsewhere'}\n")
+    (tasks / "both.yaml").write_text("group: both\ntask: [one, {group: x, task: [two]}, far]\n")
+    found = {
+        name: [path.name for path in paths]
+        for name, paths in local_files(["both", "unknown"], [tasks]).items()
+    }
+    one = ["a.jsonl", "common.yaml", "functions.py", "one.yaml"]
+    assert found == {
+        "both": ["both.yaml"],
+        "one": sorted([*one, "both.yaml"]),
+        "two": ["test.jsonl", "both.yaml", "two.yaml"],
+        "far": ["both.yaml"],  # lm-eval's own
+    }
+    assert [path.name for path in local_files(["tagged"], [tasks])["one"]] == one
+    assert digests(["one"], [tasks])["one"]["a.jsonl"] == sha256(tasks / "a.jsonl")
+
+
+def test_a_later_folder_wins_and_files_of_one_name_all_count(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        data = write_json(tmp_path / folder / "data" / "x.json", [folder]) or tmp_path / folder
+        (tmp_path / folder / "t.yaml").write_text(
+            f"task: t\ndataset_path: json\ndataset_kwargs: {{data_files: '{data}/data/*.json'}}\n"
+        )
+    folders = [tmp_path / "first", tmp_path / "second"]
+    assert {path.parent.name for path in local_files(["t"], folders)["t"]} == {"second", "data"}
+    (tmp_path / "second" / "t.yaml").write_text(
+        f"task: t\ndataset_path: json\ndataset_kwargs: {{data_files: '{tmp_path}/*/data/x.json'}}\n"
+    )
+    both = [sha256(tmp_path / folder / "data" / "x.json") for folder in ("first", "second")]
+    assert digests(["t"], folders)["t"]["x.json"] == "+".join(both)
+
+
+def test_the_data_of_our_own_task_are_among_its_files() -> None:
+    assert set(digests(["empo_emotions"], [TASKS])["empo_emotions"]) == {
+        "empo_emotions.yaml",
+        "empo_emotions.py",
+        "empo_emotions.jsonl",
+        "empo_emotions_examples.jsonl",
+    }
 
 
 # --- the task of this repository ---
@@ -286,10 +384,11 @@ def evaluation(folder: Path, system: str, task: str, values: list, **changed) ->
         for i, value in enumerate(values)
     ]
     write_jsonl(items_file(folder, task), items)
-    figures = {"metric": "acc", "shots": changed.get("shots", 0)}
+    figures = {"metric": "acc", "shots": changed.get("shots", 0), "version": "1.0"}
     return {
         "system": system,
-        "settings": {"apply_chat_template": False, "seed": 42},
+        "versions": {"lm_eval": "0.4.9"},
+        "settings": {"apply_chat_template": False, "seed": 42, "max_length": None},
         "tasks": {task: figures},
         "groups": {},
     }
@@ -303,8 +402,9 @@ def counted(a: np.ndarray, b: np.ndarray) -> dict:
 def test_items_are_matched_by_number_and_digest(tmp_path: Path) -> None:
     evaluation(tmp_path / "a", "a", "t", [1, 0, 1, True])
     evaluation(tmp_path / "b", "b", "t", [0, 0, 1])
-    first, second = matched(tmp_path / "a", tmp_path / "b", "t", "acc")
-    assert (first.tolist(), second.tolist()) == ([1, 0, 1], [0, 0, 1])
+    found = matched(tmp_path / "a", tmp_path / "b", "t", "acc")
+    assert (found.a.tolist(), found.b.tolist()) == ([1, 0, 1], [0, 0, 1])
+    assert (found.of_a, found.of_b) == (4, 3)
     evaluation(tmp_path / "c", "c", "t", [0, 0, 1], hashes="other")
     with pytest.raises(
         UserError, match=r"c/items/t.jsonl: no item stands in .*a/items/t.jsonl too"
@@ -327,6 +427,21 @@ def test_groups_pool_the_items_of_their_tasks(tmp_path: Path) -> None:
     ]
     assert found[2]["difference"] == pytest.approx(4 / 5 - 2 / 5)
     assert all(row["reasons"] == {} for row in found)
+
+
+def test_items_that_only_one_system_has_are_told(tmp_path: Path) -> None:
+    both = {}
+    for name, first, second in (("a", [1, 0, 1], [1, 0.5]), ("b", [0, 0], [0])):
+        results = evaluation(tmp_path / name, name, "t", first)
+        results["tasks"] |= evaluation(tmp_path / name, name, "u", second)["tasks"]
+        results["groups"] = {"g": {"metric": "acc", "tasks": ["t", "u"]}}
+        both[name] = results
+    found = compare(both["a"], tmp_path / "a", both["b"], str(tmp_path / "b"), counted)
+    assert [row["reasons"] for row in found] == [
+        {"n": "2 items are in both: of 3 of a and of 2 of b."},
+        {"n": "1 items are in both: of 2 of a and of 1 of b."},
+        {"n": "3 items are in both: of 5 of a and of 3 of b."},
+    ]
 
 
 def test_what_cannot_be_tested_says_why(tmp_path: Path) -> None:
@@ -352,4 +467,14 @@ def test_systems_asked_in_other_ways_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--compare B: that system is called 'a' too"):
         comparable(a, {**b, "system": "a"}, "B")
     with pytest.raises(UserError, match="--compare B: seed is 7 there and 42 here"):
-        comparable(a, {**b, "settings": {"apply_chat_template": False, "seed": 7}}, "B")
+        comparable(a, {**b, "settings": {**b["settings"], "seed": 7}}, "B")
+    with pytest.raises(UserError, match="--compare B: max_length is 512 there and None here"):
+        comparable(a, {**b, "settings": {**b["settings"], "max_length": 512}}, "B")
+    with pytest.raises(UserError, match="--compare B: lm_eval is '0.4.8' there and '0.4.9' here"):
+        comparable(a, {**b, "versions": {"lm_eval": "0.4.8"}}, "B")
+    other = {**b, "tasks": {"t": {**a["tasks"]["t"], "version": "2.0"}}}
+    told = (
+        r"--compare .*b: the version of t is '2.0' there and '1.0' here. Only systems that were a"
+    )
+    with pytest.raises(UserError, match=told):
+        compare(a, tmp_path / "a", other, str(tmp_path / "b"), counted)

@@ -228,7 +228,16 @@ def test_a_response_that_cannot_be_used_is_told_with_line_and_field(
     path = responses(tmp_path, {"id": "fine"}, change)
     with pytest.raises(UserError) as error:
         read_responses(path)
-    assert str(error.value) == f"{path}, line 2, field {field!r}: {message}"
+    assert str(error.value).startswith(f"{path}, line 2, field {field!r}: {message}")
+
+
+def test_a_line_without_a_key_says_what_a_line_has(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"id": "1"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="keys id, emotion, context, reference, response, system"):
+        read_responses(path)
+    with pytest.raises(UserError, match="this is a folder. Give a file"):
+        read_responses(tmp_path)
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])

@@ -246,9 +246,14 @@ def start_run(
     command: str,
     settings: dict[str, Any],
     launch: dict[str, Any],
+    corpora: Sequence[Corpus],
     threads: int | None = None,
 ) -> Run:
-    """Open the run folder `args.output_dir` on every process; the main process writes it."""
+    """Open the run folder `args.output_dir` on every process; the main process writes it.
+
+    Raises UserError on all processes where the folder holds another run, or one on other data than
+    those of `corpora`, also where that run is complete.
+    """
     kept = {key: value for key, value in settings.items() if key not in _VOLATILE}
     if "output_dir" not in settings:
         raise UserError("--output-dir: missing (folder of the run)")
@@ -257,12 +262,29 @@ def start_run(
         run.facts.update(name=Path(args.output_dir).name, seed=args.seed, launch=launch)
         if args.process_index == 0 and not run.complete:
             run.save()
+    _same_data(run, corpora)
     set_seed(args.seed)
     if threads is not None:
         torch.set_num_threads(threads)
     if run.complete and args.process_index == 0:
         print(f"{args.output_dir}: this run is complete.")
     return run
+
+
+def _same_data(run: Run, corpora: Sequence[Corpus]) -> None:
+    """UserError naming the corpus file that is another one than when the run began."""
+    begun = run.facts.get("identity", {}).get("data")
+    for there, corpus in zip(begun or (), corpora, strict=False):
+        if there == corpus.files:
+            continue
+        of = next((now for now in corpus.files if now not in there), corpus.files[0])
+        source = Path(corpus.source)
+        file = source / of["file"] if "file" in of and source.is_dir() else corpus.source
+        raise UserError(
+            f"{run.folder}: this run was trained on other data: {file} ({corpus.split}) is not the "
+            f"file that it began with.\n  - there: {there}\n  - now: {corpus.files}\n"
+            "Restore it, or choose another output folder."
+        )
 
 
 def base_facts(source: ModelSource, folder: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,41 @@ PairedTest = Callable[[np.ndarray, np.ndarray], Mapping[str, Any]]
 """Two boolean arrays of shape (n,) to difference, only_a, only_b, n, p and test (McNemar's)."""
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Values on the items that two evaluations share, arrays of shape (n,), and how many each has."""
+
+    a: np.ndarray
+    b: np.ndarray
+    of_a: int
+    of_b: int
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Matched]) -> Matched:
+        """The items of several tasks as one."""
+        first, second = (np.concatenate([getattr(p, of) for p in parts]) for of in ("a", "b"))
+        return cls(first, second, sum(p.of_a for p in parts), sum(p.of_b for p in parts))
+
+
 def comparable(asked: Mapping[str, Any], theirs: Mapping[str, Any], folder: str) -> None:
-    """Raise UserError where another system has the same name or was asked in another way."""
+    """Raise UserError where another system has the same name or was asked in another way.
+
+    `asked` and `theirs` have system, settings, versions and, where they were measured, tasks.
+    """
     if theirs["system"] == asked["system"]:
         raise UserError(
             f"--compare {folder}: that system is called {theirs['system']!r} too. Give --system."
         )
-    for key in ("apply_chat_template", "seed"):
-        here, there = asked["settings"][key], theirs["settings"].get(key)
+    pairs = {
+        key: (asked["settings"][key], theirs["settings"].get(key))
+        for key in ("apply_chat_template", "seed", "max_length")
+    }
+    pairs["lm_eval"] = (asked["versions"].get("lm_eval"), theirs["versions"].get("lm_eval"))
+    for task, figures in asked.get("tasks", {}).items():
+        if task in theirs["tasks"]:
+            versions = (figures["version"], theirs["tasks"][task]["version"])
+            pairs[f"the version of {task}"] = versions
+    for key, (here, there) in pairs.items():
         if here != there:
             raise UserError(
                 f"--compare {folder}: {key} is {there!r} there and {here!r} here. Only systems that "
@@ -41,10 +69,13 @@ def compare(
     """A row for every task and group of `a`: the difference to `b` in the main metric, and the test.
 
     `a` and `b` are contents of harness.json in the folders. A group is tested on the items of all
-    its tasks. Where there is no test the row says why. Raises UserError where the two share a task
-    but none of its items, or were given different numbers of examples in it.
+    its tasks. Where there is no test, or one of the two has items that the other lacks, `reasons`
+    says so. Raises UserError where the two share a task but none of its items, or were asked it in
+    different ways.
     """
-    values, reasons = {}, {}
+    comparable(a, b, folder_b)
+    values: dict[str, Matched] = {}
+    reasons: dict[str, str] = {}
     for task, figures in a["tasks"].items():
         theirs = b["tasks"].get(task)
         if theirs is None:
@@ -70,16 +101,13 @@ def compare(
             reason = f"the main metric is another one in {', '.join(other)}."
         pooled = None
         if reason is None:
-            pairs = zip(*(values[leaf] for leaf in leaves), strict=True)
-            pooled = tuple(np.concatenate(arrays) for arrays in pairs)
+            pooled = Matched.pooled([values[leaf] for leaf in leaves])
         rows.append(_row(a, b, name, pooled, reason, test))
     return rows
 
 
-def matched(
-    folder_a: str | Path, folder_b: str | Path, task: str, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a metric on the items that two evaluations share, two arrays of shape (n,).
+def matched(folder_a: str | Path, folder_b: str | Path, task: str, metric: str) -> Matched:
+    """Values of a metric on the items that two evaluations share.
 
     Items are the same where number and digest of the document are; a value that is no single number
     is NaN. Raises UserError where the two share no item.
@@ -97,14 +125,14 @@ def matched(
             "doc_id and doc_hash). The data set has changed; evaluate one of the systems again."
         )
     first, second = (np.array([_number(of[key]) for key in shared]) for of in found)
-    return first, second
+    return Matched(first, second, *map(len, found))
 
 
 def _row(
     a: Mapping[str, Any],
     b: Mapping[str, Any],
     task: str,
-    values: tuple[np.ndarray, ...] | None,
+    values: Matched | None,
     reason: str | None,
     test: PairedTest,
 ) -> dict[str, Any]:
@@ -118,15 +146,21 @@ def _row(
             "test": "none",
             "reasons": dict.fromkeys(nothing, reason),
         }
-    if all(np.isin(side, (0, 1)).all() for side in values):
-        tested = test(*(side.astype(bool) for side in values))
-        return {**names, **tested, "reasons": {}}
+    n, notes = len(values.a), {}
+    if (values.of_a, values.of_b) != (n, n):
+        notes["n"] = (
+            f"{n:,} items are in both: of {values.of_a:,} of {a['system']} and of "
+            f"{values.of_b:,} of {b['system']}."
+        )
+    if np.isin(values.a, (0, 1)).all() and np.isin(values.b, (0, 1)).all():
+        return {**names, **test(values.a.astype(bool), values.b.astype(bool)), "reasons": notes}
     no_test = dict.fromkeys(("only_a", "only_b", "p"))
-    reasons = dict.fromkeys(no_test, "an item is not simply right or wrong in this metric.")
-    difference = finite(np.mean(values[0] - values[1]))
+    why = "an item is not simply right or wrong in this metric."
+    reasons = notes | dict.fromkeys(no_test, why)
+    difference = finite(np.mean(values.a - values.b))
     if difference is None:
         reasons["difference"] = "an item has no number in this metric."
-    row = {**names, **no_test, "difference": difference, "n": len(values[0]), "test": "none"}
+    row = {**names, **no_test, "difference": difference, "n": n, "test": "none"}
     return {**row, "reasons": reasons}
 
 

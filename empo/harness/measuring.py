@@ -40,8 +40,8 @@ def measure(
 ) -> dict[str, Any]:
     """Run the tasks that have no figures in `output` yet; returns facts, tasks, groups, not_run.
 
-    A finished task leaves its items and its figures; `identity` (system, model, settings) says of
-    which evaluation they are. Of several processes the first writes, and the others return no
+    A finished task leaves its items and its figures; `identity` (system, model, settings, files of
+    the tasks) and the version of lm-eval say of which evaluation they are. Of several processes the first writes, and the others return no
     tasks. Raises UserError where the folder holds parts of another evaluation, and where the model
     cannot be used.
     """
@@ -49,15 +49,16 @@ def measure(
     kept = output / PARTIAL
     started = kept / "identity.json"
     writes = os.environ.get("RANK", "0") == "0"
-    if started.is_file():
-        same_evaluation(output, read_json(started), identity)
     files = {leaf: kept / "tasks" / f"{leaf}.json" for leaf in loaded.tasks}
     done = {leaf: read_json(file) for leaf, file in files.items() if file.is_file()}
+    known = {**identity, "lm_eval": versions().get("lm_eval")}
+    if started.is_file():
+        same_evaluation(output, read_json(started), known, done)
     missing = [leaf for leaf in loaded.tasks if leaf not in done]
     not_run = list(loaded.not_run)
     if missing:
         if writes:
-            write_json(started, identity)
+            write_json(started, known)
         lm = _load(source, protocol, batch_size, device)
     for number, leaf in enumerate(missing, start=1):
         task = loaded.tasks[leaf]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,9 +85,21 @@ class Protocol:
         return {name: OPEN_LLM_V1[name][0] if name in OPEN_LLM_V1 else None for name in parts}
 
 
-def same_evaluation(folder: str | Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise UserError where `there`, the facts kept in a folder, differ from those asked for."""
-    before, now = _flat({key: there.get(key) for key in asked}), _flat(asked)
+def same_evaluation(
+    folder: str | Path,
+    there: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    measured: Collection[str] = (),
+) -> None:
+    """Raise UserError where `there`, the facts kept in a folder, differ from those asked for.
+
+    Weights are the same where their digests are, wherever they lie; names count where there is no
+    digest. `task_files` count for the tasks and groups that were `measured`.
+    """
+    before, now = (
+        _flat(_identity({key: facts.get(key) for key in asked}, measured))
+        for facts in (there, asked)
+    )
     differing = [
         f"  - {key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())
@@ -99,6 +111,27 @@ def same_evaluation(folder: str | Path, there: Mapping[str, Any], asked: Mapping
             + "\n".join(differing)
             + "\nChoose another --output, or delete the folder."
         )
+
+
+def _identity(facts: Mapping[str, Any], measured: Collection[str]) -> dict[str, Any]:
+    """Facts without the places where things lie, where digests say what they are."""
+    kept = dict(facts)
+    if isinstance(model := kept.get("model"), Mapping):
+        kept["model"] = {key: _weights(value) for key, value in model.items()}
+    if isinstance(settings := kept.get("settings"), Mapping):
+        kept["settings"] = {k: v for k, v in settings.items() if k != "include_path"}
+    if "task_files" in kept:
+        files = kept["task_files"] or {}
+        kept["task_files"] = {name: files[name] for name in files if name in measured}
+    return kept
+
+
+def _weights(entry: Any) -> Any:
+    """What identifies weights: digest, else commit on the hub, else the name."""
+    if isinstance(entry, list):
+        return [_weights(one) for one in entry]
+    digest = next((key for key in ("sha256", "commit") if entry.get(key)), None)
+    return {digest: entry[digest]} if digest else entry
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from empo.metrics.emotion_shares import emotion_shares
 from empo.metrics.iva import GET_THEM, Lexicons, iva
 from empo.metrics.length import length
 from empo.metrics.nidf import NidfTable, nidf
+from empo.metrics.repetition import repetition
 from empo.metrics.samples import choose
 from empo.metrics.self_bleu import self_bleu
 from empo.metrics.shared_exchanges import HUMAN, MINIMUM_SHARED, align, digest
@@ -52,6 +53,7 @@ METRICS = (
     "nidf",
     "iva",
     "emotion_shares",
+    "repetition",
     "length",
 )
 """Every metric that can be asked for by name."""
@@ -92,6 +94,7 @@ def evaluate(
         "distinct_n": distinct_n,
         "self_bleu": partial(self_bleu, seed=seed),
         "emotion_shares": partial(emotion_shares, seed=seed),
+        "repetition": partial(repetition, seed=seed),
         "length": partial(length, seed=seed),
     }
     if nidf_table is not None:
@@ -129,7 +132,9 @@ def evaluate(
                 "n": len(aligned[system]),
                 "digest": digest(aligned[system]),
                 "trained": None,
-                "reasons": {"trained": "no manifest beside the responses says it"},
+                "reasons": {
+                    "trained": "no manifest of recipes/generate.py beside the responses says it"
+                },
                 "metrics": {name: result.values for name, result in results.items()},
             }
             for system, results in measured.items()

@@ -40,7 +40,11 @@ class NidfTable(TypedDict):
 
 
 def nidf(responses: Sequence[Response], table: NidfTable, seed: int = 0) -> MetricResult:
-    """Mean NIDF over the set of word tokens of a response (0..1); none for a blank response."""
+    """Mean NIDF over the set of word tokens of a response (0..1); none for a blank response.
+
+    unseen: share of the responses' different words that the table does not have; they count as 1, so
+    that invented words raise the mean.
+    """
     counts = table["counts"]
     most, least = math.log(max(counts.values())), math.log(min(counts.values()))
 
@@ -49,11 +53,17 @@ def nidf(responses: Sequence[Response], table: NidfTable, seed: int = 0) -> Metr
         return 1.0 if count is None else (most - math.log(count)) / (most - least)
 
     scores = np.full(len(responses), np.nan)
+    words = unseen = 0
     for i, response in enumerate(responses):
         # sorted: the sum over a set must not depend on the hash seed of the process
         if tokens := sorted(set(word.word_tokens(response.response))):
             scores[i] = sum(map(score, tokens)) / len(tokens)
+            words += len(tokens)
+            unseen += sum(token not in counts for token in tokens)
     described = describe(scores, characters(responses), seed)
+    described["unseen"] = unseen / words if words else None
+    if not words:
+        described.setdefault("reasons", {})["unseen"] = "no response has a word"
     return MetricResult(
         name="nidf",
         n=len(responses),

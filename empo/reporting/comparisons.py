@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from empo.metrics.statistics import RESAMPLES
@@ -18,6 +18,7 @@ LABELS = {
     "iva.arousal": "|ΔA|",
     "iva.dominance": "|ΔD|",
     "emotion_shares.overlap": "emotion overlap",
+    "repetition": "repeats a 4-gram",
     "length.characters": "characters",
     "length.tokens": "tokens",
     **EPITOME_LABELS,
@@ -60,6 +61,7 @@ def comparisons_section(results: Mapping[str, Any], figure: str | None) -> str:
             "\nOverview: Cohen's d (pooled), with the marks; blue where the first system of the "
             f"pair has more; no colour, and n, where fewer than {FEW} exchanges have the value.\n\n![Cohen's d of every pair in every value]({figure})\n"
         )
+    text += _length_matters(tested)
     for metric in dict.fromkeys(row["metric"] for row in tested):
         rows = [_row(row) for row in tested if row["metric"] == metric]
         headers = "pair;difference;p;p (Holm);d paired;d pooled;at equal length;n".split(";")
@@ -70,6 +72,28 @@ def comparisons_section(results: Mapping[str, Any], figure: str | None) -> str:
             "hence no test. The differences are in results.json.\n"
         )
     return text
+
+
+def _length_matters(tested: Sequence[Mapping[str, Any]]) -> str:
+    """What the length explains: marked differences that vanish at equal length, and the reverse."""
+    lists: dict[str, list[str]] = {"vanish": [], "appear": []}
+    for row in tested:
+        if (equal := row["length_controlled"]) is None:
+            continue
+        low, high = equal["interval"]
+        inside, marked = low <= 0 <= high, bool(mark(row["p_holm"]))
+        if marked == inside:
+            name = LABELS.get(row["metric"], row["metric"])
+            lists["vanish" if marked else "appear"].append(f"{name} ({row['a']} − {row['b']})")
+    sentences = {
+        "vanish": "Marked, but not told from 0 between replies equally long",
+        "appear": "Not marked, but away from 0 between replies equally long",
+    }
+    return "".join(
+        f"\n{sentences[key]}: {escape('; '.join(names))}.\n"
+        for key, names in lists.items()
+        if names
+    )
 
 
 def _floor(results: Mapping[str, Any], tests: int) -> float:
@@ -86,15 +110,16 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         f"{number(row['p_holm'], 4)} {mark(row['p_holm'])}".strip(),
         number(d.get("paired"), 2),
         number(d.get("pooled"), 2),
-        _at_equal_length(row["length_controlled"]),
+        at_equal_length(row["length_controlled"]),
         str(row["n"]),
     ]
 
 
-def _at_equal_length(equal: Mapping[str, Any] | None) -> str:
+def at_equal_length(equal: Mapping[str, Any] | None) -> str:
+    """Intercept and interval of a length-controlled comparison, † where it is an extrapolation."""
     if equal is None:
         return "—"
-    far = not 0.05 <= equal.get("share_longer", 0.5) <= 0.95
+    far = max(equal.get("share_longer", 0), equal.get("share_shorter", 0)) > 0.95
     return f"{number(equal['intercept'], 4)} {interval(equal['interval'], 4)}{' †' * far}"
 
 
@@ -107,7 +132,7 @@ def mark(p: float | None) -> str:
 
 def length_correlations(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Compared value -> correlation with length, of the metrics of one system."""
-    described = {key: metrics[key] for key in ("bertscore", "nidf") if key in metrics}
+    described = {key: metrics[key] for key in ("bertscore", "nidf", "repetition") if key in metrics}
     described |= {f"iva.{key}": value for key, value in metrics.get("iva", {}).items()}
     if "emotion_shares" in metrics:
         described["emotion_shares.overlap"] = metrics["emotion_shares"]
@@ -140,8 +165,7 @@ def length_section(results: Mapping[str, Any]) -> str:
         "## What moves with length\n\nCorrelation (Pearson) of each value with the characters of "
         f"the response, per system. With |r| ≥ {_STRONG} in some system: "
         f"{escape(', '.join(moving(correlations)) or 'none')}. Comparisons of systems whose replies "
-        "differ in length have to be read at equal length in these values (last columns under "
-        "Comparisons). Of the values of a whole set, distinct-n falls with the amount of text, so "
+        "differ in length have to be read at equal length in these values. Of the values of a whole set, distinct-n falls with the amount of text, so "
         "compare its rarefied form; the nodes of the trie grow with it.\n\n"
         + table(["value", *correlations], rows)
     )

@@ -38,7 +38,9 @@ def _trie(systems: Mapping[str, Any], published: bool) -> str:
     headers += "compression ratio; start words"
     return (
         "Repeated n-grams are folded into symbols; a template is what is left of a response. More "
-        "templates, more nodes and a higher compression ratio: less repetition.\n\n"
+        "templates and more nodes: more variety. The compression ratio (nodes left over nodes "
+        "before; higher: less was folded) has to be read beside them: of blank replies it is 1, and "
+        "a system that always says the same has little to fold.\n\n"
         + table(headers.split("; "), with_published(rows, DIVERSITY, published))
     )
 

@@ -64,11 +64,11 @@ def empathy_levels(results: Mapping[str, Any], figure: str | None, *, published:
         _against_controls(measured),
         _PUBLISHED if published else "",
         _signed(measured),
-        _distributions(measured),
+        distributions(measured),
     ]
     if figure:
         parts.append(f"\n![Shares of the levels per mechanism and system]({figure})\n")
-    parts += [_confusions(measured), _sums(measured)]
+    parts += [confusions(measured), _sums(measured)]
     return "".join(parts)
 
 
@@ -171,7 +171,8 @@ def _signed(measured: Mapping[str, Any]) -> str:
     )
 
 
-def _distributions(measured: Mapping[str, Any]) -> str:
+def distributions(measured: Mapping[str, Any]) -> str:
+    """Shares of the levels; `measured` maps a system to its `mechanisms` with `levels`."""
     rows = []
     for name, values in measured.items():
         cells = []
@@ -185,7 +186,8 @@ def _distributions(measured: Mapping[str, Any]) -> str:
     )
 
 
-def _confusions(measured: Mapping[str, Any]) -> str:
+def confusions(measured: Mapping[str, Any]) -> str:
+    """Reference level against level; `measured` maps a system to its `mechanisms`, `confusion`."""
     rows = [
         [
             name,

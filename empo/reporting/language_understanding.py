@@ -6,16 +6,16 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from empo.metrics.statistics import holm
 from empo.records import UserError
 from empo.reporting.comparisons import mark
 from empo.reporting.markdown import escape, number, table
-from empo.reporting.published import UNDERSTANDING, with_published
-from empo.reporting.run_folders import RunFolder, mean_over_runs, replies_of
+from empo.reporting.published import UNDERSTANDING
+from empo.reporting.run_folders import RunFolder, mean_over_runs, reply_sets
 
 COLUMNS = 7
 """Tasks in one table; more stand in further tables below it."""
 
-_PRINTED = ("mmlu", "leaderboard")  # columns of the paper's Table 3
 _FACTS = ("metric", "shots", "version", "dataset", "n")
 
 _EXPLAINED = (
@@ -25,8 +25,13 @@ _EXPLAINED = (
 _MCNEMAR = (
     "\nTwo systems on the same items (McNemar's test): difference of the scores of the first system "
     "minus the second, items on which only one of them is right, p, and p after Holm's correction "
-    "over the comparisons of one run. Marks, after correction: \\*\\*\\* below .001, \\*\\* below "
-    ".01, \\* below .05.\n\n"
+    "over the {tests} tests of this table. Marks, after correction: \\*\\*\\* below .001, \\*\\* "
+    "below .01, \\* below .05.\n\n"
+)
+_PUBLISHED = (
+    "\nPublished, Table 3 of the paper. It does not say which average its Open LLM figure is, nor "
+    "which version of the leaderboard and how many examples in the prompt, so it stands apart from "
+    "ours.\n\n"
 )
 
 
@@ -50,6 +55,7 @@ def language_understanding(
     not_run: list[dict[str, Any]] = []
     cut: dict[str, list[str]] = {}
     inside: set[str] = set()
+    replies = _replies(runs, names)
     for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
         for file, results in run["harness"].items():
             name = names.get((i, results["system"]), results["system"])
@@ -61,7 +67,8 @@ def language_understanding(
                 key = (a, b, row["task"], label)  # every file of a comparison may hold it
                 comparisons[key] = {**row, "a": a, "b": b, "run": label}
             not_run += [{**entry, "system": name, "run": label} for entry in results["not_run"]]
-            if seen.setdefault((name, _identity(run, results, i)), i) != i:
+            identity = replies[name].get(i, _model(results, i))
+            if seen.setdefault((name, identity), i) != i:
                 continue
             of_run = scores.setdefault(name, {})
             for task, score in results["tasks"].items():
@@ -80,6 +87,9 @@ def language_understanding(
         return None
     groups = {task for results in files for task in results["groups"]}
     shown = [task for task in facts if task in groups or task not in inside]
+    rows = [row for row in comparisons.values() if row["task"] in shown]
+    for row, p_holm in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p_holm
     return {
         "shown": shown,
         "facts": {task: facts[task]["facts"] for task in shown},
@@ -89,16 +99,28 @@ def language_understanding(
                 scores.items(), key=lambda item: ordered.index(item[0]) if ordered else 0
             )
         },
-        "comparisons": [row for row in comparisons.values() if row["task"] in shown],
+        "comparisons": rows,
         "not_run": not_run,
         "notes": _settings_notes(runs, labels) + _cut_notes(cut),
     }
 
 
-def _identity(run: RunFolder, results: Mapping[str, Any], i: int) -> Hashable:
-    """What is equal for the same model in two runs."""
-    if replies := replies_of(run, results["system"]):
-        return replies
+def _replies(
+    runs: Sequence[RunFolder], names: Mapping[tuple[int, str], str]
+) -> dict[str, dict[int, Hashable]]:
+    """System -> its `reply_sets`."""
+    members: dict[str, dict[tuple[int, str], None]] = {}
+    for (i, there), name in names.items():
+        members.setdefault(name, {})[i, there] = None
+    for i, run in enumerate(runs):
+        for results in run["harness"].values():
+            there = results["system"]
+            members.setdefault(names.get((i, there), there), {})[i, there] = None
+    return {name: reply_sets(runs, of) for name, of in members.items()}
+
+
+def _model(results: Mapping[str, Any], i: int) -> Hashable:
+    """What is equal for the same model in two runs, as far as harness.json can tell."""
     return json.dumps(results["model"], sort_keys=True) if results["trained"] is None else i
 
 
@@ -165,12 +187,15 @@ def _combined(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def understanding_section(understanding: Mapping[str, Any], *, published: bool = False) -> str:
-    """The section as markdown; `published` puts the paper's rows (its Table 3) beside ours."""
+    """The section as markdown; `published` puts the paper's Table 3 below ours."""
     systems, shown = understanding["systems"], understanding["shown"]
     parts = ["## Language understanding\n\n", _EXPLAINED, _tasks(understanding["facts"])]
     parts += [f"\n{escape(note)}\n" for note in understanding["notes"]]
     for start in range(0, len(shown), COLUMNS):
-        parts.append("\n" + _scores(systems, shown[start : start + COLUMNS], published))
+        parts.append("\n" + _scores(systems, shown[start : start + COLUMNS]))
+    if published:
+        rows = [[name, *cells.split("; ")] for name, cells in UNDERSTANDING.items()]
+        parts.append(_PUBLISHED + table(["system, published", "MMLU", "Open LLM average"], rows))
     return "".join(parts) + _mcnemar(understanding["comparisons"])
 
 
@@ -193,18 +218,13 @@ def _shots(shots: int | list[int]) -> str:
     return ", ".join(map(str, shots)) if isinstance(shots, list) else str(shots)
 
 
-def _scores(systems: Mapping[str, Any], shown: Sequence[str], published: bool) -> str:
-    rows = {}
+def _scores(systems: Mapping[str, Any], shown: Sequence[str]) -> str:
+    rows = []
     for name, scores in systems.items():
         cells = [_score(scores.get(task)) for task in shown]
         runs = {scores[task]["of"] for task in shown if task in scores}
-        rows[name] = [*cells, _what_spread(runs)]
-    printed = {}
-    for name, cells in UNDERSTANDING.items():
-        of_task = dict(zip(_PRINTED, cells.split("; "), strict=True))
-        printed[name] = "; ".join(of_task.get(task, "—") for task in shown)
-    beside = published and not set(_PRINTED).isdisjoint(shown)
-    return table(["system", *shown, "±"], with_published(rows, printed, beside))
+        rows.append([name, *cells, _what_spread(runs)])
+    return table(["system", *shown, "±"], rows)
 
 
 def _what_spread(runs: set[int]) -> str:
@@ -245,7 +265,8 @@ def _mcnemar(comparisons: Sequence[Mapping[str, Any]]) -> str:
         for row in comparisons
     ]
     headers = "pair; task; difference; only first right; only second right; items; p; p (Holm)"
-    return _MCNEMAR + table(headers.split("; "), rows, left=2)
+    tests = sum(row["p"] is not None for row in comparisons)
+    return _MCNEMAR.format(tests=tests) + table(headers.split("; "), rows, left=2)
 
 
 def not_run_rows(understanding: Mapping[str, Any] | None) -> list[list[str]]:

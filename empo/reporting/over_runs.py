@@ -10,16 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 from empo.metrics.shared_exchanges import HUMAN
+from empo.records import UserError
 from empo.reporting.language_understanding import language_understanding
 from empo.reporting.run_comparisons import compare_over_runs
+from empo.reporting.run_counts import add_counts, counts_of
 from empo.reporting.run_folders import (
     RunFolder,
     label_runs,
     mean_over_runs,
-    replies_of,
+    reply_sets,
     shared_ids,
     training,
 )
+from empo.reporting.run_notes import notes_on
 from empo.reporting.run_trainings import differing_settings, sweeps, system_names
 from empo.runs import now
 
@@ -30,14 +33,15 @@ class Report(TypedDict):
     """The file beside a combined report. Beside a null stands its reason in `reasons`.
 
     `systems` maps a name to `runs` (labels of those that count), `same` (label -> label of the run
-    with the same replies, which stands for it), `trained` (label -> command, seed, settings) and
-    `values` (metric.value -> mean, sd, of, runs). `settings` maps a training setting that differs
+    with the same replies, which stands for it), `fixed` (it is the same in every run, as the
+    references are), `trained` (label -> command, seed, settings), `values` (metric.value -> mean,
+    sd, of, runs) and `counts` (histograms, levels and confusions of responses, nested as in
+    results.json, summed over the runs that count). `settings` maps a training setting that differs
     to system -> its values. `sweeps` are the settings along which systems differ in nothing else.
     """
 
     schema: Literal["empo.report/1"]
     created: str
-    seed: int
     published: bool
     runs: list[dict[str, Any]]
     shared: int | None
@@ -55,17 +59,19 @@ class Report(TypedDict):
     command: NotRequired[str]
 
 
-def combine(runs: Sequence[RunFolder], *, seed: int = 0, published: bool | None = None) -> Report:
+def combine(runs: Sequence[RunFolder], *, published: bool | None = None) -> Report:
     """Combine the runs of one report.
 
-    `seed` is that of resampling. `published` puts the paper's rows beside ours; None: where every
-    results.json was measured on the paper's exchanges. UserError where runs share no exchange or
-    harness scores are not comparable.
+    `published` puts the paper's rows beside ours; None: where every results.json was measured on the
+    paper's exchanges. UserError where it is asked for and one was not, where runs share no exchange
+    or harness scores are not comparable.
     """
     labels = label_runs(runs)
     names = system_names(runs)
     measured = [run["results"] for run in runs if run["results"] is not None]
-    if published is None:
+    if published:
+        _require_published(runs)
+    elif published is None:
         published = bool(measured) and all(results.get("published") for results in measured)
     systems = {
         name: _system(runs, labels, [key for key, value in names.items() if value == name])
@@ -76,12 +82,11 @@ def combine(runs: Sequence[RunFolder], *, seed: int = 0, published: bool | None 
     report: Report = {
         "schema": REPORT_SCHEMA,
         "created": now(),
-        "seed": seed,
         "published": published,
         "runs": [_run(run, label) for run, label in zip(runs, labels, strict=True)],
         "shared": None if ids is None else len(ids),
         "systems": systems,
-        "comparisons": compare_over_runs(runs, labels, systems, names, ids or [], seed)
+        "comparisons": compare_over_runs(runs, labels, systems, names, ids or [])
         if len(runs) > 1
         else [],
         "language_understanding": language_understanding(runs, labels, names),
@@ -93,10 +98,21 @@ def combine(runs: Sequence[RunFolder], *, seed: int = 0, published: bool | None 
             dict.fromkeys(text for results in measured for text in results.get("warnings", ()))
         ),
         "not_run": _not_run(runs, labels),
-        "notes": _notes(runs, labels, systems, names, ids),
+        "notes": notes_on(runs, labels, systems, names, ids),
         "samples": _samples(runs, labels, names),
     }
     return report
+
+
+def _require_published(runs: Sequence[RunFolder]) -> None:
+    for run in runs:
+        if run["results"] is not None and run["results"].get("published") is not True:
+            raise UserError(
+                f"--published true: {run['folder']}/results.json does not say that it was measured on "
+                "the paper's 2,540 exchanges (published: true), so the paper's rows cannot stand "
+                "beside it. Leave --published out, or measure the responses to that split with "
+                "eval/responses.py --subset published."
+            )
 
 
 def _run(run: RunFolder, label: str) -> dict[str, Any]:
@@ -122,6 +138,10 @@ def _system(
     """Values of one system over the runs that count, each set of replies once."""
     found: dict[Any, str] = {}
     same: dict[str, str] = {}
+    counts: dict[str, Any] = {}
+    sets = reply_sets(runs, members)
+    with_results = [run for run in runs if run["results"] is not None]
+    in_runs = 0
     values: dict[str, dict[str, float | None]] = {}
     reasons: dict[str, dict[str, str]] = {}
     trained = {}
@@ -131,7 +151,8 @@ def _system(
         system = (runs[i]["results"] or {"systems": {}})["systems"].get(name)
         if system is None:
             continue
-        replies = HUMAN if name == HUMAN else replies_of(runs[i], name) or i
+        in_runs += 1
+        replies = HUMAN if name == HUMAN else sets.get(i, i)
         if found.setdefault(replies, labels[i]) != labels[i]:
             same[labels[i]] = found[replies]
             continue
@@ -139,11 +160,15 @@ def _system(
             values.setdefault(key, {})[labels[i]] = value
             if value is None:
                 reasons.setdefault(key, {})[labels[i]] = reason
+        where = f"{runs[i]['folder']}/results.json, {name!r}"
+        counts = add_counts(counts, counts_of(system["metrics"]), where)
     return {
         "runs": list(found.values()),
         "same": same,
+        "fixed": len(found) == 1 and (HUMAN in found or 1 < in_runs == len(with_results)),
         "trained": trained,
         "values": {key: mean_over_runs(of, reasons.get(key)) for key, of in values.items()},
+        "counts": counts,
     }
 
 
@@ -192,83 +217,3 @@ def _samples(
             ]
             return {"run": label, "seed": run["results"]["seed"], "samples": samples}
     return None
-
-
-def _notes(
-    runs: Sequence[RunFolder],
-    labels: Sequence[str],
-    systems: Mapping[str, Any],
-    names: Mapping[tuple[int, str], str],
-    ids: Sequence[str] | None,
-) -> list[str]:
-    """What a reader has to know before comparing numbers: sentences of plain text."""
-    notes = []
-    if renamed := {there for (_, there), name in names.items() if there != name}:
-        notes.append(
-            f"Trained with different settings in different runs, so reported as one system per "
-            f"setting: {', '.join(sorted(renamed))}."
-        )
-    same: dict[tuple[str, ...], list[str]] = {}
-    for name, system in systems.items():
-        if system["same"]:
-            same.setdefault((*dict.fromkeys(system["same"].values()), *system["same"]), []).append(
-                name
-            )
-    for of, members in same.items():
-        notes.append(
-            f"The same replies in {', '.join(of)}: {', '.join(members)}. Each counts as one run "
-            "and has no spread over runs."
-        )
-    measured = [(label, run) for label, run in zip(labels, runs, strict=True) if run["results"]]
-    without = [
-        label
-        for label, run in measured
-        if any(system.get("digest") is None for system in run["results"]["systems"].values())
-    ]
-    if without and len(runs) > 1:
-        notes.append(
-            f"No digest of the replies in the results.json of {', '.join(without)} (an older file): "
-            "a system that was not trained again cannot be recognised there and counts once per run."
-        )
-    without = [
-        label
-        for label, run in measured
-        if any("trained" not in system for system in run["results"]["systems"].values())
-    ]
-    if without:
-        notes.append(
-            f"No training settings in the results.json of {', '.join(without)} (an older file): no "
-            "sweep can be drawn, and seeds are not told apart by their number."
-        )
-    if len(runs) == 1:
-        return notes + ["One run: its comparisons stand in its results.json." for _ in measured]
-    if without := [label for label, run in measured if run["per_response"] is None]:
-        notes.append(
-            f"No per_response.jsonl beside the results.json of {', '.join(without)}: these runs are "
-            "in the tables of values, but not in the comparisons over runs."
-        )
-    answered = [set(next(iter(r["per_response"].values()))) for r in runs if r["per_response"]]
-    sizes = {max(s["n"] for s in run["results"]["systems"].values()) for _, run in measured}
-    if len(sizes) > 1 or any(of != answered[0] for of in answered):
-        notes.append(
-            "The runs did not answer the same exchanges: values in the tables are over each run's "
-            f"own ones, comparisons over the {len(ids or [])} that all runs share."
-        )
-    return notes + _missing(systems)
-
-
-def _missing(systems: Mapping[str, Any]) -> list[str]:
-    """Metrics that a system has in some of its runs only."""
-    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for name, system in systems.items():
-        for key, value in system["values"].items():
-            absent = tuple(label for label in system["runs"] if label not in value["runs"])
-            names = found.setdefault((key.split(".")[0], absent), [])
-            if absent and name not in names:
-                names.append(name)
-    return [
-        f"{metric} was not measured in {', '.join(absent)}: its means of {', '.join(names)} are over "
-        "the other runs."
-        for (metric, absent), names in found.items()
-        if names
-    ]

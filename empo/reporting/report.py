@@ -113,12 +113,12 @@ def measured_by_all(systems: Mapping[str, Any]) -> set[str]:
 def at_a_glance(systems: Mapping[str, Any]) -> str:
     """One row per system with the value that stands for each metric; `systems` of results.json."""
     columns = {
-        "DIFF-EPITOME": ("diff_epitome", "mean", 3),
-        "BERTScore F1": ("bertscore", "f1", 3),
+        "DIFF-EPITOME ↓": ("diff_epitome", "mean", 3),
+        "BERTScore F1 ↑": ("bertscore", "f1", 3),
         "NIDF": ("nidf", "mean", 3),
         "templates": ("trie", "templates", 0),
-        "compression": ("trie", "compression_ratio", 3),
         "self-BLEU": ("self_bleu", "mean", 3),
+        "repeats a 4-gram ↓": ("repetition", "mean", 3),
         "characters": ("length", "mean_characters", 1),
     }
     known = {metric for system in systems.values() for metric in system["metrics"]}
@@ -131,10 +131,14 @@ def at_a_glance(systems: Mapping[str, Any]) -> str:
             number(system["metrics"].get(metric, {}).get(key), digits)
             for metric, key, digits in shown.values()
         ]
-        if name == "human" and "DIFF-EPITOME" in shown:
+        if name == "human" and "diff_epitome" in known:
             cells[0] = "—"  # 0 by construction
         rows.append([name, *cells, str(system["n"])])
-    return "## At a glance\n\n" + table(["system", *shown, "n"], rows)
+    return (
+        "## At a glance\n\n↓ and ↑ say in which direction a value is better; the others have none: "
+        "compare them with `human`. What is more than chance stands under Comparisons.\n\n"
+        + table(["system", *shown, "n"], rows)
+    )
 
 
 def _facts(results: Mapping[str, Any]) -> str:

@@ -28,14 +28,15 @@ class SystemResults(TypedDict):
 class LengthControlled(TypedDict):
     """The difference that is left at equal length, with its 95 % interval; slope per character.
 
-    `share_longer`: share of exchanges where a's reply is longer; near 0 or 1 the intercept is an
-    extrapolation.
+    `share_longer`, `share_shorter`: shares of exchanges where a's reply is longer, or shorter; where
+    one of them is near 1 the intercept is an extrapolation.
     """
 
     intercept: float
     interval: tuple[float, float]
     slope: float
     share_longer: NotRequired[float]
+    share_shorter: NotRequired[float]
 
 
 class Effect(TypedDict):

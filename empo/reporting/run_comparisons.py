@@ -1,4 +1,4 @@
-"""All pairs of systems over runs: two-level intervals, t tests on run means, Holm over the table."""
+"""All pairs of systems over runs: tests with runs and exchanges random, Holm, what length explains."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from tqdm import tqdm
 
 from empo.metrics.comparisons import AGAINST_REFERENCE
 from empo.metrics.shared_exchanges import HUMAN
-from empo.metrics.statistics import holm, over_runs
+from empo.metrics.statistics import holm, known_mean, length_controlled, over_runs
 from empo.reporting.run_folders import RunFolder
 
 SIGNIFICANT = 0.05
+
+_LENGTH = "length.characters"
 
 
 def compare_over_runs(
@@ -23,7 +25,6 @@ def compare_over_runs(
     systems: Mapping[str, Any],
     names: Mapping[tuple[int, str], str],
     ids: Sequence[str],
-    seed: int,
 ) -> list[dict[str, Any]]:
     """All pairs in all values per response, on the exchanges that all runs share; differences a - b."""
     arrays: dict[str, dict[str, list[list[float]]]] = {name: {} for name in systems}
@@ -42,15 +43,17 @@ def compare_over_runs(
     ]
     compared = []
     for a, b, key in tqdm(todo, delay=2, disable=None, desc="comparisons"):
-        row = over_runs(*on_the_same(arrays[a][key], arrays[b][key]), seed)
-        row |= {"a": a, "b": b, "metric": key, "p": row["t_test"] and row["t_test"]["p"]}
+        fixed = (systems[a]["fixed"], systems[b]["fixed"])
+        row = over_runs(*on_the_same(arrays[a][key], arrays[b][key]), fixed=fixed)
+        row |= {"a": a, "b": b, "metric": key}
+        row |= _at_equal_length(arrays[a], arrays[b], key, row["reasons"])
         counting = {*systems[a]["runs"], *systems[b]["runs"]}  # not the same replies again
         rows = {k: of for k, of in within.get((a, b, key), {}).items() if k in counting}
         compared.append(row | _of_the_runs(rows, row["reasons"]))
     for row, p_holm in zip(compared, holm([row["p"] for row in compared]), strict=True):
         row["p_holm"] = p_holm
         if p_holm is None:
-            row["reasons"] |= {"p": row["reasons"]["t_test"], "p_holm": "there is no p to correct"}
+            row["reasons"]["p_holm"] = "there is no p to correct"
     return compared
 
 
@@ -64,6 +67,30 @@ def on_the_same(
     first, second = np.array(a, float), np.array(b, float)
     both = np.isfinite(first).any(axis=0) & np.isfinite(second).any(axis=0)
     return np.ascontiguousarray(first[:, both]), np.ascontiguousarray(second[:, both])
+
+
+def _at_equal_length(
+    a: Mapping[str, Sequence[Sequence[float]]],
+    b: Mapping[str, Sequence[Sequence[float]]],
+    key: str,
+    reasons: dict[str, str],
+) -> dict[str, Any]:
+    """`length_controlled` of the differences of run-averaged values and characters."""
+    found = None
+    if key.startswith("length."):
+        reasons["length_controlled"] = "length itself"
+    elif _LENGTH not in a or _LENGTH not in b:
+        reasons["length_controlled"] = "not both systems have lengths"
+    else:
+        of_value, of_length = (
+            known_mean(np.array(a[of], float), axis=0) - known_mean(np.array(b[of], float), axis=0)
+            for of in (key, _LENGTH)
+        )
+        known = np.isfinite(of_value) & np.isfinite(of_length)
+        found = length_controlled(of_value[known], of_length[known])
+        if found is None:
+            reasons["length_controlled"] = "needs length differences that vary over the exchanges"
+    return {"length_controlled": found}
 
 
 def _within(

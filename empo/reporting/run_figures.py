@@ -1,4 +1,4 @@
-"""Figures of the combined report: sweeps over a training setting, stability over runs.
+"""Figures of the combined report: sweeps over a training setting, stability over runs, counts.
 
 SVG beside the report, under its name; the same report gives the same bytes.
 """
@@ -18,6 +18,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from empo.metrics.shared_exchanges import HUMAN
 from empo.reporting.figures import COLOURS, save_figure
+from empo.reporting.point_names import name_points
+from empo.reporting.run_counts import draw_distributions
 
 METRICS = {
     "DIFF-EPITOME": "diff_epitome.mean",
@@ -30,6 +32,9 @@ METRICS = {
 """Panels in their order: name and metric.value; the scores of language understanding follow."""
 
 PLANE = ("DIFF-EPITOME", "BERTScore F1", "NIDF")
+SPAN = 0.1
+"""Least span of an axis of values, as a share of their mean: else noise fills the panel."""
+
 _DASHES = ("--", ":", "-.")
 _LONG = 24
 
@@ -42,19 +47,23 @@ def draw_figures(report: Mapping[str, Any], beside: str | Path) -> dict[str, str
     beside = Path(beside)
     series = panel_values(report)
     figures: dict[str, str] = {}
+    several = any(len(values) > 1 for of_system in series.values() for values in of_system.values())
+    bars = "; bars: ± standard deviation over runs" if several else ""
     for sweep in report["sweeps"]:
         setting = re.sub(r"[^\w.-]", "_", sweep["setting"])
-        caption = f"Values over {setting}: a point per run, the line through the means ± SD"
+        caption = f"Values over {setting}: a point per run, the line through their means{bars}"
         figures[caption] = name = f"{beside.stem}-sweep-{setting}.svg"
         sweep_figure(sweep, series, beside.with_name(name))
         if axes := plane_axes(sweep, series, report["language_understanding"]):
-            caption = f"{axes[1]} against {axes[0]}, mean of every {setting}"
+            caption = f"{axes[1]} against {axes[0]}: a point per {setting}, mean over runs{bars}"
             figures[caption] = name = f"{beside.stem}-plane-{setting}.svg"
             plane_figure(sweep, series, axes, beside.with_name(name))
-    if any(len(values) > 1 for of_system in series.values() for values in of_system.values()):
-        caption = "Stability over runs: a dot per run, a line at their mean"
+    if several:
+        caption = "Stability over runs: a dot per run, a line at their mean, no bars"
         figures[caption] = name = f"{beside.stem}-stability.svg"
         stability_figure(series, beside.with_name(name))
+    if len(report["runs"]) > 1:  # one run has them in its own report
+        figures |= draw_distributions(report["systems"], beside)
     return figures
 
 
@@ -94,6 +103,7 @@ def sweep_figure(sweep: Mapping[str, Any], series: Series, path: str | Path) -> 
         _setting_axis(axes, [value for points in lines.values() for value, _ in points])
         axes.set_xlabel(_text(sweep["setting"]))
         axes.set_ylabel(_text(label))
+        axes.set_ylim(wide_enough(axes.get_ylim(), of_system))
     _legend(figure, panels)
     save_figure(figure, path)
 
@@ -139,7 +149,10 @@ def plane_figure(
     axes.set_xlabel(_text(axes_of[0]))
     axes.set_ylabel(_text(axes_of[1]))
     axes.margins(0.15)
-    _name_points(figure, axes, marks)
+    shown = xs.keys() & ys.keys()
+    axes.set_xlim(wide_enough(axes.get_xlim(), {name: xs[name] for name in shown}))
+    axes.set_ylim(wide_enough(axes.get_ylim(), {name: ys[name] for name in shown}))
+    name_points(figure, axes, marks)
     axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
@@ -171,7 +184,18 @@ def stability_figure(series: Series, path: str | Path) -> None:
             size=8,
         )
         axes.set_ylabel(_text(label))
+        axes.set_ylim(wide_enough(axes.get_ylim(), of_system))
     save_figure(figure, path)
+
+
+def wide_enough(
+    limits: tuple[float, float], of_system: Mapping[str, Sequence[float]]
+) -> tuple[float, float]:
+    """The limits of an axis, moved apart where they span less than `SPAN` of the values' mean."""
+    low, high = limits
+    mean = statistics.fmean(value for values in of_system.values() for value in values)
+    apart = max(0.0, SPAN * abs(mean) - (high - low)) / 2
+    return low - apart, high + apart
 
 
 def _line(
@@ -187,15 +211,18 @@ def _line(
         return
     for value, values in known:
         axes.scatter([value] * len(values), values, s=12, color=colour, alpha=0.5, zorder=3)
-    axes.errorbar(
-        [value for value, _ in known],
-        [statistics.fmean(values) for _, values in known],
-        yerr=[statistics.stdev(values) if len(values) > 1 else 0 for _, values in known],
-        color=colour,
-        capsize=3,
-        lw=1.5,
-        label=_text(name),
-    )
+    means = [statistics.fmean(values) for _, values in known]
+    axes.plot([value for value, _ in known], means, color=colour, lw=1.5, label=_text(name))
+    spread = [(value, values) for value, values in known if len(values) > 1]
+    if spread:
+        axes.errorbar(
+            [value for value, _ in spread],
+            [statistics.fmean(values) for _, values in spread],
+            yerr=[statistics.stdev(values) for _, values in spread],
+            fmt="none",
+            ecolor=colour,
+            capsize=3,
+        )
 
 
 def _setting_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -206,39 +233,6 @@ def _setting_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{value:g}" for value in values], size=8)
-
-
-def _name_points(figure: Figure, axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
-    """Write a name beside every point, on the side where it covers no other name or point."""
-    figure.draw_without_rendering()
-    points = [axes.transData.transform((x, y)) for x, y, _ in marks]
-    inside = axes.get_window_extent().extents
-    taken: list[Sequence[float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    for (x, y, text), (px, py) in zip(marks, points, strict=True):
-        width, height = 5.5 * len(text), 11.0
-        sides = [(dx, dy) for dy in (8, -16, 22, -30) for dx in (6, -6 - width, -width / 2)]
-        boxes = [(px + dx, py + dy, px + dx + width, py + dy + height) for dx, dy in sides]
-        cost = [
-            sum(_overlap(box, other) for other in taken) + width * height - _overlap(box, inside)
-            for box in boxes
-        ]
-        best = min(range(len(sides)), key=cost.__getitem__)
-        taken.append(boxes[best])
-        axes.annotate(
-            text,
-            (x, y),
-            [72 / figure.dpi * shift for shift in sides[best]],
-            textcoords="offset points",
-            size=8,
-            zorder=5,
-            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
-        )
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, width) * max(0.0, height)
 
 
 def _horizontal(name: str, i: int) -> dict[str, Any]:

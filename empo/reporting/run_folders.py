@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from empo.metrics.shared_exchanges import HUMAN
-from empo.records import UserError, read_jsonl
+from empo.records import UserError
 from empo.reporting.harness_results import read_harness
+from empo.reporting.per_response import read_per_response
 from empo.reporting.results import PER_RESPONSE, read_results
 
 
@@ -53,7 +54,10 @@ def read_folder(folder: str | Path) -> RunFolder:
             f"{folder}: no such folder. Give the folders that eval/responses.py or eval/harness.py "
             "wrote, not files in them."
         )
-    results = read_results(path / "results.json") if (path / "results.json").is_file() else None
+    results = None
+    if (path / "results.json").is_file():
+        results = read_results(path / "results.json")
+        _check_names(path / "results.json", results)
     files = [path / "harness.json", *sorted(path.glob("harness/*/harness.json"))]
     harness = {str(file): read_harness(file) for file in files if file.is_file()}
     if results is None and not harness:
@@ -63,7 +67,7 @@ def read_folder(folder: str | Path) -> RunFolder:
         )
     per_response = None
     if results is not None and (path / PER_RESPONSE).is_file():
-        per_response = _read_per_response(path / PER_RESPONSE, results)
+        per_response = read_per_response(path / PER_RESPONSE, results)
     return {
         "folder": str(folder),
         "results": results,
@@ -72,41 +76,27 @@ def read_folder(folder: str | Path) -> RunFolder:
     }
 
 
-def _read_per_response(
-    path: Path, results: Mapping[str, Any]
-) -> dict[str, dict[str, dict[str, float | None]]]:
-    systems: dict[str, dict[str, dict[str, float | None]]] = {}
-    for number, row in read_jsonl(path):
-        missing = [key for key in ("id", "system", "values") if key not in row]
-        if missing:
-            raise UserError(f"{path}, line {number}, field {missing[0]!r}: missing.")
-        values = row["values"]
-        if not isinstance(values, dict) or not all(
-            value is None or type(value) in (int, float) for value in values.values()
-        ):
+def _check_names(path: Path, results: Mapping[str, Any]) -> None:
+    """UserError where the file speaks of a system that it has not."""
+    known = results["systems"]
+    spoken = [
+        *[
+            (f"comparisons.{i}.{key}", row[key])
+            for i, row in enumerate(results["comparisons"])
+            for key in "ab"
+        ],
+        *[
+            (f"samples.{i}.responses", name)
+            for i, row in enumerate(results["samples"])
+            for name in row["responses"]
+        ],
+    ]
+    for field, name in spoken:
+        if name not in known:
             raise UserError(
-                f"{path}, line {number}, field 'values': numbers or null by name are expected, "
-                f"not {str(values)[:60]!r}."
+                f"{path}, field {field!r}: {name!r} is none of its systems ({', '.join(known)}). Measure "
+                "the responses again with eval/responses.py."
             )
-        if row["id"] in systems.setdefault(row["system"], {}):
-            raise UserError(
-                f"{path}, line {number}, field 'id': {row['id']!r} was there already for "
-                f"{row['system']!r}."
-            )
-        systems[row["system"]][row["id"]] = values
-    found = {name: len(values) for name, values in systems.items()}
-    expected = {name: system["n"] for name, system in results["systems"].items()}
-    if found != expected:
-        raise UserError(
-            f"{path}: it has {_counts(found)}, but results.json beside it {_counts(expected)}. The "
-            "two are not of the same measurement; run eval/responses.py again."
-        )
-    first, *others = systems.values()
-    if any(of.keys() != first.keys() for of in others):
-        raise UserError(
-            f"{path}: its systems do not have the same exchanges. Run eval/responses.py again."
-        )
-    return systems
 
 
 def check_comparable(runs: Sequence[RunFolder]) -> None:
@@ -147,7 +137,7 @@ def _check_references(runs: Sequence[RunFolder]) -> None:
     first: dict[frozenset[str], tuple[str, str]] = {}
     for run in runs:
         digest = run["results"]["systems"].get(HUMAN, {}).get("digest")
-        if run["per_response"] is None or digest is None:
+        if HUMAN not in (run["per_response"] or ()) or digest is None:
             continue
         ids = frozenset(run["per_response"][HUMAN])
         known, folder = first.setdefault(ids, (digest, run["folder"]))
@@ -195,15 +185,30 @@ def training(run: RunFolder) -> dict[str, dict[str, Any] | None]:
     return found
 
 
-def replies_of(run: RunFolder, system: str) -> Hashable | None:
-    """What is equal in two runs where a system's replies are those of one training; None: unknown.
+def reply_sets(
+    runs: Sequence[RunFolder], members: Iterable[tuple[int, str]]
+) -> dict[int, Hashable]:
+    """Run's number -> what is equal where a system's replies are of one training or one model.
 
-    Two trainings with different seeds that end in the same replies are two.
+    `members` are the system's run numbers and its names there; a run whose replies have no digest
+    is left out. Two trainings with different seeds that end in the same replies are two. Where a run
+    does not tell its seed, equal replies are one set only if all runs have them, as those of a
+    model that was not trained again; else they may be two trainings that agree.
     """
-    found = (run["results"] or {"systems": {}})["systems"].get(system, {})
-    if (digest := found.get("digest")) is None:
-        return None
-    return digest, (training(run).get(system) or {}).get("seed")
+    digests: dict[int, str | None] = {}
+    seeds: dict[int, Any] = {}
+    for i, name in members:
+        found = (runs[i]["results"] or {"systems": {}})["systems"].get(name)
+        if found is not None:
+            digests[i] = found.get("digest")
+            seeds[i] = (training(runs[i]).get(name) or {}).get("seed")
+    told = {seed for seed in seeds.values() if seed is not None}
+    same = len(set(digests.values())) == 1 and len(told) < 2
+    return {
+        i: digest if same else i if seeds[i] is None else (digest, seeds[i])
+        for i, digest in digests.items()
+        if digest is not None
+    }
 
 
 def label_runs(runs: Sequence[RunFolder]) -> list[str]:
@@ -211,11 +216,12 @@ def label_runs(runs: Sequence[RunFolder]) -> list[str]:
 
     Systems that were not trained again (the same replies in several runs) have no say in the seed.
     """
-    replies: dict[str, list[Hashable | None]] = {}
-    for run in runs:
+    of_name: dict[str, list[tuple[int, str]]] = {}
+    for i, run in enumerate(runs):
         for name in (run["results"] or {"systems": {}})["systems"]:
-            replies.setdefault(name, []).append(replies_of(run, name))
-    fixed = {name for name, of in replies.items() if len(of) > 1 and len({*of, None}) == 2}
+            of_name.setdefault(name, []).append((i, name))
+    replies = {name: list(reply_sets(runs, members).values()) for name, members in of_name.items()}
+    fixed = {name for name, of in replies.items() if len(of) > 1 and len(set(of)) == 1}
     seeds = []
     for run in runs:
         found = {t.get("seed") for n, t in training(run).items() if t and n not in fixed}
@@ -252,10 +258,6 @@ def mean_over_runs(
     }
     why |= {f"runs.{label}": text for label, text in (reasons or {}).items()}
     return combined | ({"reasons": why} if why else {})
-
-
-def _counts(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} rows of {name!r}" for name, count in found.items()) or "no rows"
 
 
 def _short(value: Any) -> str:

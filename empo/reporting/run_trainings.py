@@ -7,6 +7,9 @@ from typing import Any
 
 from empo.reporting.run_folders import RunFolder, training
 
+NOT_TOLD = "training not told"
+"""In the name of a system whose settings are not known, beside systems of its name with known ones."""
+
 _BOOKKEEPING = tuple(
     "logging_ save_ eval_ hub_ push_to_ report_to run_name use_cpu threads processes disable_tqdm "
     "dataloader_ per_device_eval_".split()
@@ -19,7 +22,8 @@ def system_names(runs: Sequence[RunFolder]) -> dict[tuple[int, str], str]:
     """(run's number, name of a system there) -> its name in the report.
 
     The same, but where a name stands for trainings with different settings (cells of a sweep): then
-    those settings are part of the name, so that no mean mixes them.
+    those settings are part of the name, so that no mean mixes them, and the runs that do not tell
+    their settings are a system of their own.
     """
     of_name: dict[str, dict[int, dict[str, Any] | None]] = {}
     for i, run in enumerate(runs):
@@ -28,11 +32,15 @@ def system_names(runs: Sequence[RunFolder]) -> dict[tuple[int, str], str]:
     names = {}
     for name, settings in of_name.items():
         told = [s for s in settings.values() if s is not None]
-        keys = differing(told) if len(told) == len(settings) else []
+        keys = differing(told)
         for i, values in settings.items():
-            cell = ", ".join(f"{key} {_plain((values or {}).get(key))}" for key in keys)
-            names[i, name] = f"{name} ({cell})" if cell else name
+            cell = NOT_TOLD if values is None else _cell(values, keys)
+            names[i, name] = f"{name} ({cell})" if keys else name
     return names
+
+
+def _cell(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key} {_plain(settings.get(key))}" for key in keys)
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from empo.reporting.comparisons import LABELS, mark
+from empo.reporting.comparisons import LABELS
 from empo.reporting.epitome import bold_warnings
 from empo.reporting.language_understanding import not_run_rows, understanding_section
-from empo.reporting.markdown import code, escape, interval, number, table
+from empo.reporting.markdown import code, escape, number, table
+from empo.reporting.runs_comparisons import runs_comparisons_section
 from empo.reporting.runs_tables import (
     diversity_tables,
     empathy_table,
@@ -38,7 +39,7 @@ def render_runs(report: Mapping[str, Any], figures: Mapping[str, str] | None = N
         diversity_tables(report),
         word_tables(report),
         length_table(report),
-        _comparisons(report),
+        runs_comparisons_section(report),
         _moving(report["systems"]),
         settings_section(report["settings"]),
         figures_section(figures or {}),
@@ -57,7 +58,7 @@ def _facts(report: Mapping[str, Any]) -> str:
     ]
     if report["shared"] is not None:
         lines.append(f"- Exchanges that all runs share: {report['shared']:,}")
-    lines.append(f"- Combined {escape(report['created'])}; seed of resampling {report['seed']}")
+    lines.append(f"- Combined {escape(report['created'])}")
     differ = {name: of for name, of in versions.items() if len(set(of.values())) > 1}
     for name, of in differ.items():
         each = ", ".join(f"{version} in {label}" for label, version in of.items())
@@ -106,53 +107,6 @@ def _seeds(of_system: Mapping[str, int | None]) -> str:
 def _understanding(report: Mapping[str, Any]) -> str:
     found = report["language_understanding"]
     return understanding_section(found, published=report["published"]) if found else ""
-
-
-def _comparisons(report: Mapping[str, Any]) -> str:
-    compared = report["comparisons"]
-    if not compared:
-        return ""
-    tested = [row for row in compared if row["p"] is not None]
-    rows = []
-    for row in compared:
-        test, p_holm = row["t_test"], row["p_holm"]
-        own = row["own"]
-        rows.append(
-            [
-                f"{row['a']} − {row['b']}",
-                LABELS.get(row["metric"], row["metric"])
-                + (f" (n = {row['n']})" if row["n"] != report["shared"] else ""),
-                number(row["difference"], 4),
-                interval(row["interval"], 4),
-                f"{number(test['t'], 2)} ({number(test['df'], 1)})" if test else "—",
-                number(row["p"], 4),
-                "—" if p_holm is None else f"{number(p_holm, 4)} {mark(p_holm)}".strip(),
-                number(row["d"]["pooled"], 2),
-                f"{own['below']} of {own['of']}" if own["of"] else "—",
-            ]
-        )
-    text = (
-        "## Comparisons over runs\n\n"
-        f"On {report['shared']:,} exchanges; where a value is not known for all of them, n is the "
-        "number of those on which both systems have it.\n\n"
-        "- *difference*: mean over runs of the first system minus that of the second.\n"
-        "- *interval*: 95 % bootstrap over runs and exchanges, so of systems trained again that "
-        "answer other exchanges; where a system has one run, of other exchanges only.\n"
-        "- *t (df)*, *p*: test of the means of the runs, Welch's where both systems have several, "
-        "one-sample where one of them has a single run (it was not trained again).\n"
-        f"- *p (Holm)*: corrected over the {len(tested)} tests of this table. Marks: \\*\\*\\* "
-        "below .001, \\*\\* below .01, \\* below .05. With few runs a real difference can stay "
-        "unmarked.\n"
-        "- *d*: Cohen's d (pooled) over exchanges, mean over the runs that have both systems.\n"
-        "- *own*: runs whose own paired test by exchange (sign-flip permutation, Holm over the "
-        "table of that run) is below .05.\n\n"
-        "`human` is not compared in values in which it is compared with itself (DIFF-EPITOME, "
-        "BERTScore).\n\n"
-    )
-    if not tested:
-        text += "No pair has two runs of either system, so no p could be computed.\n\n"
-    headers = "pair; value; difference; interval; t (df); p; p (Holm); d; own"
-    return text + table(headers.split("; "), rows, left=2)
 
 
 def _moving(systems: Mapping[str, Any]) -> str:
@@ -231,7 +185,10 @@ def figures_section(figures: Mapping[str, str]) -> str:
     images = [
         f"{escape(text)}\n\n![{escape(text)}]({quote(file)})\n" for text, file in figures.items()
     ]
-    return "## Figures\n\n" + "\n".join(images)
+    return (
+        "## Figures\n\nAxes of values over a setting and over runs span at least a tenth of the mean, "
+        "so that small differences look small.\n\n" + "\n".join(images)
+    )
 
 
 def _not_run(report: Mapping[str, Any]) -> str:

@@ -9,9 +9,12 @@ from empo.metrics.distinct_n import ORDERS
 from empo.metrics.emotion_shares import EMOTIONS
 from empo.metrics.iva import DIMENSIONS
 from empo.metrics.shared_exchanges import HUMAN
+from empo.rating import MECHANISMS
 from empo.reporting import published
+from empo.reporting.epitome import confusions, distributions
 from empo.reporting.markdown import escape, number, table
 from empo.reporting.published import with_published
+from empo.reporting.run_counts import with_counts
 
 _LEVELS = ("mean", "emotional_reactions", "explorations", "interpretations")
 _CONTROLS = {
@@ -61,7 +64,39 @@ def empathy_table(report: Mapping[str, Any]) -> str:
             "\nRows marked *published* are Table 2 of the paper (α 64), rated by its raters; "
             "compare them only where the rater is the same.\n"
         )
-    return text
+    return text + _signed(report) + _level_tables(report["systems"])
+
+
+def _signed(report: Mapping[str, Any]) -> str:
+    """Signed differences of the levels, in the columns of Table 2."""
+    keys = [f"diff_epitome.mechanisms.{name}.signed.mean" for name in _LEVELS[1:]]
+    rows = _rows(report, keys, lambda values: [mean_sd(values, key) for key in keys])
+    rows.pop(HUMAN, None)  # equals itself
+    if not rows:
+        return ""
+    return (
+        "\nSigned differences, response minus reference (positive: the response has the higher "
+        "level).\n\n" + table(["system", "ER", "EX", "IP", "runs"], _listed(rows))
+    )
+
+
+def _level_tables(systems: Mapping[str, Any]) -> str:
+    """Level distributions and confusions with the reference, counted over all runs together."""
+    levels, confusion = (
+        [("diff_epitome", "mechanisms", name, key) for name in MECHANISMS]
+        for key in ("levels", "confusion")
+    )
+    measured = {
+        name: of["metrics"]["diff_epitome"]
+        for name, of in with_counts(systems, *levels, *confusion).items()
+    }
+    if not measured:
+        return ""
+    return (
+        "\nThe next two tables count the responses of all runs of a system together.\n"
+        + distributions(measured)
+        + confusions(measured)
+    )
 
 
 def _empathy_published() -> dict[str, str]:
@@ -201,8 +236,9 @@ def _emotions(report: Mapping[str, Any]) -> str:
     shares = _rows(report, keys, lambda values: [mean_sd(values, key) for key in keys])
     if not shares:
         return ""
+    of_prompts = f"emotion_shares.prompt.{EMOTIONS[0]}"
     values = next(
-        s["values"] for s in report["systems"].values() if "emotion_shares.n" in s["values"]
+        (s["values"] for s in report["systems"].values() if of_prompts in s["values"]), {}
     )
     prompts = [mean_sd(values, f"emotion_shares.prompt.{emotion}") for emotion in EMOTIONS]
     more = ["mean", "response_polarity.positive", "share_without_words"]

@@ -70,8 +70,11 @@ def _lexicon_values(systems: Mapping[str, Any], measured: set[str], published: b
             with_published(rows, WORDS, published),
         )
         + "\n95 % bootstrap intervals of these means; n are the responses with a NIDF, which a blank "
-        "one has not.\n\n"
-        + table(["system", "n", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"], _intervals(systems))
+        "one has not; *unseen*: share of their different words that the table of NIDF lacks and that "
+        "count as rare, invented ones too.\n\n"
+        + table(
+            ["system", "n", "unseen", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"], _intervals(systems)
+        )
     )
 
 
@@ -80,7 +83,8 @@ def _intervals(systems: Mapping[str, Any]) -> list[list[str]]:
     for name, system in systems.items():
         nidf, iva = (system["metrics"].get(metric, {}) for metric in ("nidf", "iva"))
         bounds = [interval(iva.get(dimension, {}).get("interval")) for dimension in DIMENSIONS]
-        rows.append([name, number(nidf.get("n"), 0), interval(nidf.get("interval")), *bounds])
+        counts = [number(nidf.get("n"), 0), number(nidf.get("unseen"))]
+        rows.append([name, *counts, interval(nidf.get("interval")), *bounds])
     return rows
 
 
@@ -134,11 +138,14 @@ def length_table(systems: Mapping[str, Any], published: bool) -> str:
                 for unit in ("characters", "tokens")
             ),
             str(length["blank"]),
+            number((of := system["metrics"].get("repetition", {})).get("mean")),
+            number(of.get("unfinished")),
         ]
     return (
-        "## Length\n\nMean ± standard deviation over responses; blank ones have no token.\n\n"
+        "## Length and form\n\nMean ± standard deviation over responses; blank ones have no token. "
+        "Shares of responses that repeat a 4-gram, and of those that did not end by themselves.\n\n"
         + table(
-            ["system", "characters", "tokens", "blank"],
+            ["system", "characters", "tokens", "blank", "repeats a 4-gram", "unfinished"],
             with_published(rows, CHARACTERS, published),
         )
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from empo.harness.task_files import local_files
+from empo.settings import load_yaml
 from empo.suites import load_suite, suite_path
 from empo.sweep.grid import START, Cell, SweepSettings, recipe_of, words
-from empo.sweep.steps import RUN, Step
+from empo.sweep.inputs import RUN, environment_lexicons, files_of
+from empo.sweep.steps import ROOT, Step
 
 
 def before_step(settings: SweepSettings, path: str, model: str | None) -> Step:
@@ -22,7 +26,15 @@ def before_step(settings: SweepSettings, path: str, model: str | None) -> Step:
         dialogues = str(Path(dialogues) / "base")
     argv = ["--config", path, "--output_dir", str(output), "--dialogues", dialogues]
     argv += ["--model", model] if model else []
-    return _training(settings, f"before/{name}", None, recipe, argv, [Path(path)], output, model)
+    read = {**load_yaml(path), "config": path, "dialogues": dialogues}
+    return _training(settings, f"before/{name}", None, recipe, argv, read, output, model)
+
+
+def nidf_step(settings: SweepSettings, work: Callable[[], int]) -> Step:
+    """The word frequencies of train and valid, where no table is given; `work` makes them."""
+    argv = ["--dialogues", settings.dialogues, "--output", str(nidf_path(settings))]
+    inputs = files_of({"dialogues": settings.dialogues})
+    return Step("nidf", None, "nidf", "nidf-table", argv, inputs, [nidf_path(settings)], work=work)
 
 
 def train_step(settings: SweepSettings, cell: Cell, seed: int, model: str | None) -> Step:
@@ -30,9 +42,11 @@ def train_step(settings: SweepSettings, cell: Cell, seed: int, model: str | None
     output = seed_folder(settings, seed) / "models" / cell.name
     argv = ["--config", settings.recipe_config, "--output_dir", str(output)]
     argv += ["--dialogues", settings.dialogues, *(["--model", model] if model else [])]
-    argv += ["--seed", str(seed), *words({**settings.overrides, **cell.settings})]
-    files = [Path(settings.recipe_config)]
-    return _training(settings, cell.name, seed, settings.recipe, argv, files, output, model)
+    own = {**settings.overrides, **cell.settings}
+    argv += ["--seed", str(seed), *words(own)]
+    config = settings.recipe_config
+    read = {**load_yaml(config), **own, "config": config, "dialogues": settings.dialogues}
+    return _training(settings, cell.name, seed, settings.recipe, argv, read, output, model)
 
 
 def start_steps(settings: SweepSettings, model: str) -> list[Step]:
@@ -40,10 +54,9 @@ def start_steps(settings: SweepSettings, model: str) -> list[Step]:
 
     Once: no training seed moves it. Its replies are measured beside the cells of every seed.
     """
-    seed, replies = settings.seeds[0], _start_replies(settings)
     return [
-        _replies(settings, START, None, model, seed, replies),
-        *_harness(settings, START, None, model, seed_folder(settings, seed)),
+        _replies(settings, START, None, model, _start_replies(settings)),
+        *_harness(settings, START, None, model, _start_harness(settings)),
     ]
 
 
@@ -53,8 +66,8 @@ def cell_steps(settings: SweepSettings, cell: Cell, seed: int) -> list[Step]:
     model = str(folder / "models" / cell.name)
     replies = folder / "responses" / f"{cell.name}.jsonl"
     return [
-        _replies(settings, cell.name, seed, model, seed, replies),
-        *_harness(settings, cell.name, seed, model, folder),
+        _replies(settings, cell.name, seed, model, replies),
+        *_harness(settings, cell.name, seed, model, folder / "harness" / cell.name),
     ]
 
 
@@ -71,20 +84,27 @@ def metrics_step(settings: SweepSettings, seed: int, cells: Sequence[Cell]) -> S
     if settings.rater:
         argv += ["--rater", *settings.rater, "--rater-cache", str(root / "ratings.sqlite")]
     argv += words(settings.measure)
-    raters = [Path(rater) / "rater_config.json" for rater in settings.rater or ()]
-    inputs = [*replies, table, *raters]
-    output = [folder / "results.json"]
-    return Step("metrics", seed, "metrics", "eval/responses.py", argv, inputs, output)
+    read = {
+        "lexicons": environment_lexicons(),
+        **_of_suite(settings, "responses"),
+        **settings.measure,
+        **{key: value for key in ("rater", "lexicons") if (value := getattr(settings, key))},
+    }
+    manifests = [_manifest(path) for path in replies]
+    inputs = [*replies, *manifests, table, *_suite_file(settings), *files_of(read)]
+    outputs = [folder / "results.json", folder / "per_response.jsonl"]
+    return Step("metrics", seed, "metrics", "eval/responses.py", argv, inputs, outputs)
 
 
 def report_step(settings: SweepSettings, seeds: Sequence[int]) -> Step:
     """One report over the seeds."""
     folders = [seed_folder(settings, seed) for seed in seeds]
     output = Path(settings.output_dir) / "report.md"
-    inputs = [folder / "results.json" for folder in folders]
+    inputs = [folder / of for folder in folders for of in ("results.json", "per_response.jsonl")]
     inputs += [path for folder in folders for path in sorted(folder.glob("harness/*/harness.json"))]
     argv = [*map(str, folders), "--output", str(output)]
-    return Step("report", None, "report", "eval/report.py", argv, inputs, [output])
+    outputs = [output, output.with_suffix(".json")]
+    return Step("report", None, "report", "eval/report.py", argv, inputs, outputs)
 
 
 def seed_folder(settings: SweepSettings, seed: int) -> Path:
@@ -101,12 +121,30 @@ def harness_tasks(settings: SweepSettings) -> list[str]:
     """The tasks that are asked for: by name, or by the suite."""
     if settings.harness_tasks is not None or settings.suite is None:
         return settings.harness_tasks or []
-    named = load_suite(suite_path(settings.suite))["harness"].get("tasks", "")
+    named = _of_suite(settings, "harness").get("tasks", "")
     return [name for name in named.split(",") if name]
 
 
 def _start_replies(settings: SweepSettings) -> Path:
     return Path(settings.output_dir) / "responses" / f"{START}.jsonl"
+
+
+def _start_harness(settings: SweepSettings) -> Path:
+    """Beside the first seed's cells, where a report finds it; another order leaves it there."""
+    folders = [seed_folder(settings, seed) / "harness" / START for seed in settings.seeds]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _of_suite(settings: SweepSettings, section: str) -> Mapping[str, Any]:
+    return load_suite(suite_path(settings.suite))[section] if settings.suite else {}
+
+
+def _suite_file(settings: SweepSettings) -> list[Path]:
+    return [suite_path(settings.suite)] if settings.suite else []
+
+
+def _manifest(replies: Path) -> Path:
+    return replies.with_name(f"{replies.name}.manifest.json")
 
 
 def _training(
@@ -115,43 +153,54 @@ def _training(
     seed: int | None,
     recipe: str,
     argv: Sequence[str],
-    files: Sequence[Path],
+    read: Mapping[str, Any],
     output: Path,
     model: str | None,
 ) -> Step:
-    inputs = [*files, *_run_of(model)]
+    """`read` are the settings it gets, for the files that they name."""
+    start = files_of({"model": model or read.get("model")})
+    inputs = [*files_of({k: v for k, v in read.items() if k != "model"}), *start]
     launch = tuple(settings.launch or ())
-    outputs = [output / RUN]
-    return Step(cell, seed, "train", f"recipes/{recipe}.py", argv, inputs, outputs, launch)
+    script = f"recipes/{recipe}.py"
+    return Step(cell, seed, "train", script, argv, inputs, [output / RUN], launch, start)
 
 
 def _replies(
-    settings: SweepSettings, system: str, shown: int | None, model: str, seed: int, output: Path
+    settings: SweepSettings, system: str, seed: int | None, model: str, output: Path
 ) -> Step:
     argv = ["--model", model, "--dialogues", settings.dialogues, "--system", system]
-    argv += ["--output", str(output), "--seed", str(seed)]
+    argv += ["--output", str(output)]
+    argv += ["--seed", str(seed)] if seed is not None else []
     argv += ["--limit", str(settings.limit)] if settings.limit is not None else []
     argv += words(settings.generate)
-    outputs = [output, output.with_name(f"{output.name}.manifest.json")]
-    inputs = _run_of(model)
-    return Step(system, shown, "replies", "recipes/generate.py", argv, inputs, outputs)
+    inputs = files_of({"model": model, "dialogues": settings.dialogues, **settings.generate})
+    outputs = [output, _manifest(output)]
+    return Step(system, seed, "replies", "recipes/generate.py", argv, inputs, outputs)
 
 
 def _harness(
-    settings: SweepSettings, system: str, shown: int | None, model: str, folder: Path
+    settings: SweepSettings, system: str, seed: int | None, model: str, output: Path
 ) -> list[Step]:
-    """One step, or none where no task is asked for."""
-    if not harness_tasks(settings):
+    """One step, or none where no task is asked for; a cell is compared with `start`."""
+    names = harness_tasks(settings)
+    if not names:
         return []
-    output = folder / "harness" / system
     argv = ["--model", model, "--system", system, "--output", str(output)]
     argv += ["--suite", settings.suite] if settings.suite else []
     argv += ["--tasks", ",".join(settings.harness_tasks)] if settings.harness_tasks else []
-    argv += words(settings.harness)
-    outputs = [output / "harness.json"]
-    return [Step(system, shown, "harness", "eval/harness.py", argv, _run_of(model), outputs)]
-
-
-def _run_of(model: str | None) -> list[Path]:
-    """What says that a model is another one than before: the facts of its run."""
-    return [Path(model) / RUN] if model else []
+    own = dict(settings.harness)
+    others = [Path(folder) for folder in own.get("compare", [])]
+    if settings.baseline and system != START:
+        others.insert(0, _start_harness(settings))
+    if others:
+        own["compare"] = list(map(str, others))
+    argv += words(own)
+    read = {"model": model, **_of_suite(settings, "harness"), **own}
+    folders = [str(ROOT / "eval" / "tasks"), *filter(None, [read.get("include_path")])]
+    tasks = [path for paths in local_files(names, folders).values() for path in paths]
+    answered = [path for other in others for path in sorted(other.glob("items/*.jsonl"))]
+    inputs = [*files_of(read), *_suite_file(settings), *tasks, *answered]
+    inputs += [other / "harness.json" for other in others]
+    return [
+        Step(system, seed, "harness", "eval/harness.py", argv, inputs, [output / "harness.json"])
+    ]

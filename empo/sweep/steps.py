@@ -9,20 +9,59 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Literal
 
-from empo.records import UserError, read_json, sha256, write_json
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from empo.records import UserError, read_json, write_json
 from empo.runs import now
+from empo.sweep.inputs import digests
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP_SCHEMA = "empo.sweep/1"
+SWEEP_SCHEMA = "empo.sweep/2"
 BEFORE = "done before"
-RUN = "run.json"
+
+
+class StepRecord(TypedDict):
+    """A step in sweep.json; `inputs` and `outputs` map paths to the sha256 they had at its end."""
+
+    status: Literal["done", "incomplete"]
+    command: list[str]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    seconds: float
+    ended: str
+
+
+class Sweep(TypedDict):
+    """sweep.json: every step by its key."""
+
+    schema: Literal["empo.sweep/2"]
+    steps: dict[str, StepRecord]
+
+
+_SWEEP = TypeAdapter(Sweep)
+
+
+def read_steps(path: Path) -> dict[str, StepRecord]:
+    """The steps in sweep.json, none where there is no file; UserError names what does not fit."""
+    if not path.is_file():
+        return {}
+    remedy = "Delete the file: every command finds by itself what it has done already."
+    try:
+        return _SWEEP.validate_python(read_json(path))["steps"]
+    except UserError as error:
+        raise UserError(f"{error} {remedy}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the whole file"
+        raise UserError(f"{path}, {field}: {first['msg']}. {remedy}") from None
 
 
 @cache
@@ -40,7 +79,11 @@ def load_script(name: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a sweep: what it does for which cell and seed, from which files to which."""
+    """One command of a sweep: what it does for which cell and seed, from which files to which.
+
+    `start` are those of the inputs that a training starts from. A step with `work` is done by the
+    sweep itself, in place of a script.
+    """
 
     cell: str
     seed: int | None
@@ -50,6 +93,8 @@ class Step:
     inputs: Sequence[Path]
     outputs: Sequence[Path]
     launch: Sequence[str] = ()
+    start: Sequence[Path] = ()
+    work: Callable[[], int] | None = None
 
     @property
     def key(self) -> str:
@@ -60,7 +105,8 @@ class Step:
     @property
     def command(self) -> list[str]:
         """What a person would type."""
-        return [*(self.launch or ["python"]), self.script, *self.argv]
+        first = ["empo"] if self.work else self.launch or ["python"]
+        return [*first, self.script, *self.argv]
 
 
 class Steps:
@@ -70,7 +116,7 @@ class Steps:
         self.path = path
         self.keep_going = keep_going
         self.outcomes: list[tuple[Step, str, float]] = []
-        self._known: dict[str, Any] = read_json(path)["steps"] if path.is_file() else {}
+        self._known = read_steps(path)
 
     def do(self, step: Step) -> bool:
         """Do a step that is not done yet; whether its outputs are there.
@@ -98,28 +144,43 @@ class Steps:
 
     def _done(self, step: Step) -> str:
         """The status of a step that was done before, or is now."""
-        inputs = {str(path): sha256(path) for path in step.inputs if path.is_file()}
-        known = self._known.get(step.key, {})
-        there = known.get("status") == "done" and all(path.is_file() for path in step.outputs)
-        if there and known["command"] == step.command:
-            changed = [path for path in inputs if known["inputs"].get(path) != inputs[path]]
-            if known["inputs"] == inputs:
+        inputs = digests(step.inputs)
+        known = self._known.get(step.key)
+        changed: list[str] = []
+        if known is not None and known["status"] == "done" and known["command"] == step.command:
+            outputs = digests(step.outputs)
+            changed = [
+                *_changed(known["inputs"], inputs),
+                *_changed(known["outputs"], outputs),
+            ]
+            if not changed and all(path.is_file() for path in step.outputs):
                 print(f"== {step.key}: {BEFORE}")
                 return BEFORE
-            if step.kind == "train" and (models := [p for p in changed if p.endswith(RUN)]):
+            started_from = map(str, step.start)
+            anew = [p for p in started_from if p in changed and p in known["inputs"]]
+            if anew and step.outputs[0].is_file():
                 raise UserError(
-                    f"{step.outputs[0].parent}: this model was trained before {models[0]} was "
+                    f"{step.outputs[0].parent}: this model was trained before {anew[0]} was "
                     "written anew. Delete the folder to train it again, or take another output_dir."
                 )
-        print(f"\n== {step.key}\n{shlex.join(step.command)}", flush=True)
+        print(f"\n== {step.key}")
+        if changed:
+            print(f"changed since it was done: {', '.join(changed)}")
+        print(shlex.join(step.command), flush=True)
         begun = time.monotonic()
         code = _run(step)
         if code not in (0, 3):
             raise UserError(f"exit code {code}; what went wrong stands above.")
-        status = "incomplete" if code == 3 else "done"
+        status: Literal["done", "incomplete"] = "incomplete" if code == 3 else "done"
         seconds = round(time.monotonic() - begun, 1)
-        entry = {"status": status, "seconds": seconds, "ended": now()}
-        self._known[step.key] = {"command": step.command, "inputs": inputs, **entry}
+        self._known[step.key] = {
+            "status": status,
+            "command": step.command,
+            "inputs": inputs,
+            "outputs": digests(step.outputs),
+            "seconds": seconds,
+            "ended": now(),
+        }
         write_json(self.path, {"schema": SWEEP_SCHEMA, "steps": self._known})
         return status
 
@@ -151,8 +212,15 @@ class Steps:
         )
 
 
+def _changed(known: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Paths that are new, gone or have other content."""
+    return [path for path in {**known, **found} if known.get(path) != found.get(path)]
+
+
 def _run(step: Step) -> int:
     """The exit code of a step; of one with `launch`, in processes of its own."""
+    if step.work is not None:
+        return step.work()
     if step.launch:
         done = subprocess.run([*step.launch, str(ROOT / step.script), *step.argv], check=False)
         return done.returncode

@@ -14,14 +14,19 @@ import torch
 import trl.kernels.chunked_logprob
 import trl.trainer.dpo_trainer
 import trl.trainer.utils
-from tiny_runs import Shelf
+from tiny_runs import Shelf, cut_corpus
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from empo import models
 from empo.alignment.dpo import EpochCollator, RedrawnDPOTrainer, dpo_rows
 from empo.alignment.sft import MaskedTurnTrainer, sft_rows
-from empo.alignment.training import LogFile, length_facts, score_labelled_positions_only
+from empo.alignment.training import (
+    LogFile,
+    length_facts,
+    score_labelled_positions_only,
+    start_run,
+)
 from empo.corpora import load_corpus
 from empo.emotions import OPPOSITES
 from empo.models import ModelSource, load_model, load_tokenizer
@@ -221,3 +226,40 @@ def test_lengths_are_counted_by_hand() -> None:
     }
     with pytest.raises(UserError, match=r"no row is left"):
         length_facts([], 0, ["x"])
+
+
+# --- the run folder ---
+
+
+@pytest.mark.parametrize("status", ["complete", "running"])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_run_on_other_data_is_refused_also_where_it_is_complete(
+    tmp_path: Path, status: str, split: str
+) -> None:
+    folder = tmp_path / "run"
+    source = cut_corpus(tmp_path / "corpus", {"train": 1, "valid": 1})
+    args = arguments(SFTConfig, folder)
+
+    def start() -> Any:
+        corpora = [load_corpus(source, name) for name in ("train", "valid")]
+        return start_run(args, "sft", {"output_dir": str(folder)}, {}, corpora), corpora
+
+    run, corpora = start()
+    run.check_identity({"data": [corpus.files for corpus in corpora]})
+    run.save(status=status)
+    (folder / "checkpoint-1").mkdir()
+    again, _ = start()
+    assert again.complete == (status == "complete")
+    before = (folder / "run.json").read_bytes()
+    path = source / f"{split}.csv"
+    path.write_text(path.read_text("utf-8") + "\n", "utf-8")
+    with pytest.raises(UserError) as error:
+        start()
+    lines = str(error.value).splitlines()
+    assert lines[0] == (
+        f"{folder}: this run was trained on other data: {path} ({split}) is not the file that it "
+        "began with."
+    )
+    assert lines[-1] == "Restore it, or choose another output folder."
+    if status == "complete":
+        assert (folder / "run.json").read_bytes() == before

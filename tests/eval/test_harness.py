@@ -255,11 +255,10 @@ def test_numbers_of_examples_follow_the_benchmark_and_never_a_fixed_zero(run, tm
 
 
 def test_a_complete_evaluation_is_not_run_again(run, tmp_path, capsys):
-    assert run("tiny_small") == 0
+    assert run("tiny_shaky") == 0
     written = (tmp_path / "out" / "harness.json").read_bytes()
-    shutil.rmtree(tmp_path / "tasks")
-    (tmp_path / "tasks").mkdir()  # nothing is there to be loaded
-    assert run("tiny_small") == 0
+    (tmp_path / "tasks" / "broken").touch()  # it could not be run
+    assert run("tiny_shaky") == 0
     assert capsys.readouterr().out.count("complete already") == 1
     assert (tmp_path / "out" / "harness.json").read_bytes() == written
 
@@ -277,6 +276,49 @@ def test_another_evaluation_in_the_folder_is_refused(run, tmp_path):
     ):
         assert f"  - {line}\n" in text
     assert "model.base.sha256: " in text
+
+
+def test_the_same_weights_and_tasks_by_another_path_are_the_same_evaluation(
+    run, tmp_path, shelf, capsys
+):
+    assert run("tiny_small") == 0
+    shutil.copytree(tmp_path / "tasks", tmp_path / "moved")
+    assert (
+        run("tiny_small", "--include-path", tmp_path / "moved", model=f"../{shelf.name}/one") == 0
+    )
+    assert "complete already" in capsys.readouterr().out
+
+
+def test_data_that_were_cut_are_another_evaluation(run, tmp_path, tasks):
+    assert run("tiny_small,tiny_large") == 0
+    lines = (tasks / "large.jsonl").read_text().splitlines(keepends=True)
+    (tasks / "large.jsonl").write_text("".join(lines[:4]))
+    with pytest.raises(UserError) as error:
+        run("tiny_small,tiny_large")
+    (line,) = [line for line in str(error.value).splitlines() if line.startswith("  - ")]
+    assert line.startswith("  - task_files.tiny_large.large.jsonl: '")
+    (tasks / "large.jsonl").write_text("".join(lines))
+    assert run("tiny_small,tiny_large") == 0
+    text = (tasks / "tiny_small.yaml").read_text()
+    (tasks / "tiny_small.yaml").write_text(text.replace("{{question}}", "Now: {{question}}"))
+    with pytest.raises(UserError, match="task_files.tiny_small.tiny_small.yaml: "):
+        run("tiny_small,tiny_large")
+
+
+def test_an_evaluation_is_not_finished_on_other_data_or_by_another_lm_eval(run, tmp_path, tasks):
+    (tasks / "broken").touch()
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        run("tiny_large,tiny_shaky")
+    (tasks / "broken").unlink()
+    whole = (tasks / "large.jsonl").read_text()
+    (tasks / "large.jsonl").write_text(whole.splitlines(keepends=True)[0])
+    with pytest.raises(UserError, match="task_files.tiny_large.large.jsonl: "):
+        run("tiny_large,tiny_shaky")
+    (tasks / "large.jsonl").write_text(whole)
+    started = tmp_path / "out" / ".partial" / "identity.json"
+    write_json(started, {**read_json(started), "lm_eval": "0.0"})
+    with pytest.raises(UserError, match="  - lm_eval: '0.0' there, "):
+        run("tiny_large,tiny_shaky")
 
 
 def test_after_a_crash_only_the_rest_is_run(run, tmp_path, tasks, capsys):
@@ -437,6 +479,19 @@ def test_a_model_against_itself_shows_no_difference(run, tmp_path):
     assert results["created"] == json.loads(capture)["created"]
 
 
+def test_a_comparison_on_a_part_of_the_items_says_so(run, tmp_path, capsys):
+    assert run("tiny,empo_emotions", "--limit", "4", output="a") == 0
+    assert run("tiny,empo_emotions", "--compare", tmp_path / "a", model="two", output="b") == 0
+    rows = read_harness(tmp_path / "b" / "harness.json")["comparisons"]
+    told = {row["task"]: row["reasons"].get("n") for row in rows}
+    assert told["tiny_small"] == "4 items are in both: of 5 of two and of 4 of one."
+    assert told["tiny"] == "8 items are in both: of 16 of two and of 8 of one."
+    said = capsys.readouterr().out.splitlines()
+    assert "tiny against one: 8 items are in both: of 16 of two and of 8 of one." in said
+    assert any(line.startswith("empo_emotions against one: 4 items are in both") for line in said)
+    assert not any(line.startswith("tiny_small against") for line in said)
+
+
 def test_systems_that_share_nothing_are_refused_and_nothing_is_lost(run, tmp_path):
     assert run("tiny_small", output="a") == 0
     changed = [{**row, "doc_hash": "other"} for row in items(tmp_path / "a", "tiny_small")]
@@ -450,6 +505,12 @@ def test_systems_that_share_nothing_are_refused_and_nothing_is_lost(run, tmp_pat
     write_harness(tmp_path / "a" / "harness.json", {**other, "system": "x"})
     with pytest.raises(UserError, match="seed is 42 there and 3 here"):
         run("tiny_small", "--compare", tmp_path / "a", "--seed", "3", output="c")
+    with pytest.raises(UserError, match="max_length is None there and 64 here"):
+        run("tiny_small", "--compare", tmp_path / "a", "--max-length", "64", output="c")
+    old = {**other, "system": "x", "versions": {**other["versions"], "lm_eval": "0.0"}}
+    write_harness(tmp_path / "a" / "harness.json", old)
+    with pytest.raises(UserError, match="lm_eval is '0.0' there and '"):
+        run("tiny_small", "--compare", tmp_path / "a", output="c")
     assert not (tmp_path / "c").exists()
 
 

@@ -93,7 +93,7 @@ def folders(tmp_path):
 
 def test_a_sweep_over_seeds_ends_in_one_report(script, folders, tmp_path, capsys):
     output = tmp_path / "out" / "all runs.md"
-    assert script.main([*folders, "--output", str(output), "--seed", "3"]) == 0
+    assert script.main([*folders, "--output", str(output)]) == 0
     assert capsys.readouterr().out == f"{output}\n{output.with_suffix('.json')}\n"
     written = output.read_text("utf-8")
     report = json.loads(
@@ -101,7 +101,6 @@ def test_a_sweep_over_seeds_ends_in_one_report(script, folders, tmp_path, capsys
         parse_constant=lambda constant: pytest.fail(constant),
     )
     assert report["schema"] == "empo.report/1"
-    assert report["seed"] == 3
     assert report["command"].startswith("python eval/report.py ")
     assert list(report["systems"]) == [
         "baseline",
@@ -168,6 +167,13 @@ def test_the_published_rows_can_be_asked_for(script, folders, tmp_path):
     output = str(tmp_path / "r.md")
     script.main([*folders, "--output", output])
     assert ", published |" not in Path(output).read_text("utf-8")
+    for folder in folders:
+        with pytest.raises(
+            UserError, match=f"^--published true: {folder}/results.json does not say"
+        ):
+            script.main([*folders, "--output", output, "--published", "true"])
+        results = read_json(Path(folder) / "results.json")
+        write_json(Path(folder) / "results.json", results | {"published": True})
     script.main([*folders, "--output", output, "--published", "true"])
     assert "| baseline, published | 2529 | 99.6 |" in Path(output).read_text("utf-8")
 
@@ -177,8 +183,14 @@ def test_the_published_rows_can_be_asked_for(script, folders, tmp_path):
     [
         (["a", "b", "--output", "r.md"], ["--output", "r.md", "--results", "a", "b"]),
         (["--output", "r.md", "a", "b"], ["--output", "r.md", "--results", "a", "b"]),
-        (["--output=r.md", "a", "--seed", "1"], ["--output=r.md", "--seed", "1", "--results", "a"]),
-        (["--results", "a", "b", "--seed", "1"], ["--results", "a", "b", "--seed", "1"]),
+        (
+            ["--output=r.md", "a", "--published", "true"],
+            ["--output=r.md", "--published", "true", "--results", "a"],
+        ),
+        (
+            ["--results", "a", "b", "--output", "r.md"],
+            ["--results", "a", "b", "--output", "r.md"],
+        ),
         (["-h"], ["-h"]),
         (["a", "--help"], ["--help", "--results", "a"]),
         (["--output", "r.md"], ["--output", "r.md"]),
@@ -198,7 +210,10 @@ def test_folders_may_stand_without_an_option(script, argv, expected):
         (["--output", "r.md"], "--results: missing (results folders, one per run"),
         (["a"], "--output: missing"),
         (["a", "--output", "r.txt"], "--output: 'r.txt' does not end in .md."),
-        (["a", "--output", "r.md", "--sed", "1"], "--sed: no such option; did you mean --seed?"),
+        (
+            ["a", "--output", "r.md", "--result", "1"],
+            "--result: no such option; did you mean --results?",
+        ),
         (["nowhere", "--output", "r.md"], "nowhere: no such folder."),
     ],
 )
@@ -220,9 +235,24 @@ def test_results_are_never_replaced_by_the_report(script, folders):
 
 
 def test_a_report_replaces_an_earlier_one(script, folders, tmp_path):
-    for seed in ("1", "2"):
-        script.main([*folders, "--output", str(tmp_path / "r.md"), "--seed", seed])
-    assert read_json(tmp_path / "r.json")["seed"] == 2
+    for number in (2, 3):
+        script.main([*folders[:number], "--output", str(tmp_path / "r.md")])
+        assert len(read_json(tmp_path / "r.json")["runs"]) == number
+
+
+def test_a_key_that_is_missing_is_named_with_its_file(script, folders, tmp_path):
+    file = Path(folders[0]) / "results.json"
+    results = read_json(file)
+    del results["systems"]["dpo"]["metrics"]["trie"]["compression_ratio"]
+    write_json(file, results)
+    with pytest.raises(UserError) as error:
+        script.main([folders[0], "--output", str(tmp_path / "r.md")])
+    assert str(error.value) == (
+        f"{file}: the key 'compression_ratio', which the report needs, is missing. Measure the "
+        "responses again with eval/responses.py."
+    )
+    assert script.main([*folders, "--output", str(tmp_path / "all.md")]) == 0
+    assert "| dpo (lora\\_alpha 16) |" in (tmp_path / "all.md").read_text("utf-8")
 
 
 def test_runs_that_cannot_be_compared_leave_nothing_behind(script, folders, tmp_path):

@@ -20,7 +20,7 @@ TEXTS = {
 }
 
 
-NEED_NOTHING = {"trie", "distinct_n", "self_bleu", "emotion_shares", "length"}
+NEED_NOTHING = {"trie", "distinct_n", "self_bleu", "emotion_shares", "repetition", "length"}
 
 
 def load_script():

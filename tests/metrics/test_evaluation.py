@@ -122,7 +122,7 @@ def test_comparisons_cover_all_pairs_and_holm_the_whole_table():
     pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
     assert pairs == {("one", "two"), ("one", "human"), ("two", "human")}
     tested = [row for row in results["comparisons"] if row["p"] is not None]
-    assert len(tested) == 3 * (1 + 4 + 2)
+    assert len(tested) == 3 * (1 + 4 + 1 + 2)  # nidf, iva, repetition, length
     smallest = min(row["p"] for row in tested)
     assert min(row["p_holm"] for row in tested) == min(1, len(tested) * smallest)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,13 @@ import yaml
 from tiny_runs import LORA, ROOT, TINY, Shelf, command, recipe
 
 from empo.alignment.settings import DEFAULTS, SftSettings
-from empo.records import UserError, read_json, read_responses
+from empo.records import UserError, read_json, read_responses, write_json
 from empo.settings import parse, resolve
 from empo.sweep.checking import check
+from empo.sweep.commands import before_step, cell_steps, metrics_step, start_steps, train_step
 from empo.sweep.grid import SweepSettings, cells, words
+from empo.sweep.inputs import digests, files_of
+from empo.sweep.lock import LOCK, alone
 from empo.sweep.steps import Step, Steps
 
 OURS = dict(zip([word[2:] for word in LORA[::2]], map(yaml.safe_load, LORA[1::2]), strict=True))
@@ -24,10 +30,11 @@ del OURS["lora_alpha"]
 
 
 def written(folder: Path, shelf: Shelf, **changed: Any) -> Path:
-    """A YAML for a sweep of DPO on the SFT model of the shelf."""
+    """A YAML for a sweep of DPO on the SFT model of the shelf; on `folder`/corpus where it is."""
+    corpus = folder / "corpus"
     settings: dict[str, Any] = {
         "output_dir": str(folder / "out"),
-        "dialogues": str(shelf.corpus),
+        "dialogues": str(corpus if corpus.is_dir() else shelf.corpus),
         "recipe": "dpo",
         "recipe_config": str(TINY / "dpo.yaml"),
         "model": str(shelf.sft),
@@ -56,8 +63,10 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def done(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The YAML of a sweep that has run."""
-    path = written(tmp_path_factory.mktemp("sweep"), shelf)
+    """The YAML of a sweep that has run, on a corpus of its own."""
+    folder = tmp_path_factory.mktemp("sweep")
+    shutil.copytree(shelf.corpus, folder / "corpus")
+    path = written(folder, shelf)
     assert sweep(path) == 0
     return path
 
@@ -111,14 +120,15 @@ def test_a_second_run_does_nothing_and_says_so(
     assert [line for line in lines if line.startswith("== ")] == [
         f"== {step}: done before"
         for step in (
-            *("start, replies", "lora_alpha=4, seed 42, train", "lora_alpha=4, seed 42, replies"),
+            *("nidf", "start, replies"),
+            *("lora_alpha=4, seed 42, train", "lora_alpha=4, seed 42, replies"),
             *("lora_alpha=64, seed 42, train", "lora_alpha=64, seed 42, replies"),
             *("metrics, seed 42", "report"),
         )
     ]
     table = [line.split() for line in lines[lines.index("") + 1 :]]
     assert table[0] == ["cell", "seed", "status", "seconds"]
-    assert table[2] == ["lora_alpha=4", "42", "done", "before", "-"]
+    assert table[3] == ["lora_alpha=4", "42", "done", "before", "-"]
 
 
 def test_what_is_lost_or_asked_anew_is_done_again_and_no_more(
@@ -157,6 +167,314 @@ def test_another_setting_is_refused_with_the_cell_and_the_difference(
     written(done.parent, shelf)
 
 
+# --- what has changed since ---
+
+
+def cut(path: Path, lines: int) -> str:
+    """Drop the last lines of a file; returns what it was."""
+    whole = path.read_text("utf-8")
+    path.write_text("".join(whole.splitlines(keepends=True)[:-lines]), "utf-8")
+    return whole
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        sweep(path)
+    return str(error.value)
+
+
+def test_replies_that_were_cut_are_no_done_replies(done: Path) -> None:
+    replies = done.with_name("out") / "seed-42" / "responses" / "lora_alpha=64.jsonl"
+    whole = cut(replies, 4)
+    said = refused(done)
+    assert said.startswith(
+        f"lora_alpha=64, seed 42, replies: {replies}: the file has been edited since"
+    )
+    replies.write_text(whole, "utf-8")
+    assert sweep(done) == 0
+
+
+def test_another_test_split_is_noticed_by_the_replies(done: Path) -> None:
+    split = done.with_name("corpus") / "test.csv"
+    text = split.read_text("utf-8")
+    split.write_text(text.replace("I ", "We "), "utf-8")
+    assert refused(done).startswith("start, replies: ") and "(it differs in data)" in refused(done)
+    split.write_text(text, "utf-8")
+    assert sweep(done) == 0
+
+
+def test_another_training_split_is_noticed_by_trainings_and_word_frequencies(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, out = done.with_name("corpus"), done.with_name("out")
+    table = (out / "nidf.json").read_bytes()
+    text = (corpus / "train.csv").read_text("utf-8")
+    (corpus / "train.csv").write_text(text.replace("I ", "We "), "utf-8")
+    said = refused(done)
+    model = out / "seed-42" / "models" / "lora_alpha=4"
+    assert said.startswith(
+        f"lora_alpha=4, seed 42, train: {model}: this run was trained on other data: "
+        f"{corpus / 'train.csv'} (train) is not the file that it began with."
+    )
+    assert "Restore it, or choose another output folder." in said
+    printed = capsys.readouterr().out
+    assert f"== nidf\nchanged since it was done: {corpus / 'train.csv'}\nempo nidf-table" in printed
+    assert (out / "nidf.json").read_bytes() != table
+    (corpus / "train.csv").write_text(text, "utf-8")
+    assert sweep(done) == 0
+    assert (out / "nidf.json").read_bytes() == table
+
+
+def test_a_report_that_was_edited_is_written_again(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = done.with_name("out") / "report.md"
+    text = report.read_text("utf-8")
+    report.write_text("nothing", "utf-8")
+    assert sweep(done) == 0
+    assert report.read_text("utf-8") == text
+    ran = [line for line in capsys.readouterr().out.splitlines() if line.startswith("== ")]
+    assert [line for line in ran if not line.endswith("done before")] == ["== report"]
+
+
+def test_every_file_that_moves_a_figure_is_an_input(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rater, lexicons, tasks = (tmp_path / name for name in ("rater", "lexicons", "tasks"))
+    recipe_config, templates = tmp_path / "sft.yaml", tmp_path / "own.jinja"
+    read = {
+        "metrics": [
+            *(rater / "rater_config.json", rater / "er" / "model.safetensors"),
+            *(lexicons / "NRC-VAD-Lexicon.txt", tmp_path / "suite.yaml", tmp_path / "nidf.json"),
+            tmp_path / "out/responses/start.jsonl.manifest.json",
+        ],
+        "train": [
+            *(recipe_config, templates, shelf.corpus / "train.csv", shelf.corpus / "valid.csv"),
+            *(shelf.sft / "run.json", shelf.sft / "merged" / "model.safetensors"),
+        ],
+        "replies": [
+            *(shelf.corpus / "test.csv", shelf.sft / "adapter_model.safetensors", templates),
+            shelf.base / "model.safetensors",
+        ],
+        "harness": [
+            *(tasks / "mine.yaml", tasks / "mine.jsonl", tmp_path / "suite.yaml"),
+            shelf.sft / "merged" / "tokenizer.json",
+        ],
+    }
+    for path in (file for files in read.values() for file in files):
+        if not path.is_relative_to(shelf.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+    (rater / "units").mkdir()
+    (rater / "units" / "model.safetensors").touch()
+    (tasks / "mine.yaml").write_text(
+        f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {tasks / 'mine.jsonl'}}}\n"
+    )
+    (tmp_path / "suite.yaml").write_text(
+        f"responses: {{lexicons: {lexicons}}}\nharness: {{include_path: {tasks}, tasks: mine}}\n"
+    )
+    recipe_config.write_text(f"chat_template: {templates}\n")
+    given = {
+        "output_dir": str(tmp_path / "out"),
+        "dialogues": str(shelf.corpus),
+        "recipe": "dpo",
+        "recipe_config": str(recipe_config),
+        "model": str(shelf.sft),
+        "generate": {"chat_template": str(templates)},
+        "suite": str(tmp_path / "suite.yaml"),
+        "rater": [str(rater)],
+        "nidf_table": str(tmp_path / "nidf.json"),
+    }
+    settings = SweepSettings(**given)
+    (cell,) = cells("dpo", {})
+    replies, harness = start_steps(settings, str(shelf.sft))
+    steps = {
+        "metrics": metrics_step(settings, 42, [cell]),
+        "train": train_step(settings, cell, 42, str(shelf.sft)),
+        "replies": replies,
+        "harness": harness,
+    }
+    for kind, step in steps.items():
+        assert set(read[kind]) <= set(step.inputs), kind
+    assert rater / "units" / "model.safetensors" not in steps["metrics"].inputs
+    assert set(read["train"][-2:]) <= set(steps["train"].start)
+    before = before_step(settings, str(recipe_config), str(shelf.base))
+    assert {shelf.corpus / "train.csv", recipe_config} <= set(before.inputs)
+    monkeypatch.setenv("EMPO_DATA", str(tmp_path))
+    own = SweepSettings(**{**given, "suite": None})
+    assert lexicons / "NRC-VAD-Lexicon.txt" in metrics_step(own, 42, [cell]).inputs
+
+
+def test_a_step_is_done_again_where_an_input_or_an_output_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, missing, output = (tmp_path / name for name in ("w.safetensors", "no", "out.json"))
+    for path in (weights, output):
+        path.write_text("one")
+    nothing = (sys.executable, "-c", "")
+    step = Step("a", 1, "metrics", "eval/responses.py", [], [weights, missing], [output], nothing)
+
+    def status() -> str:
+        steps = Steps(tmp_path / "sweep.json")
+        steps.do(step)
+        return steps.outcomes[0][1]
+
+    assert [status(), status()] == ["done", "done before"]
+    weights.write_text("two")
+    assert [status(), status()] == ["done", "done before"]
+    missing.write_text("there now")
+    assert [status(), status()] == ["done", "done before"]
+    capsys.readouterr()
+    output.write_text("two")
+    assert [status(), status()] == ["done", "done before"]
+    assert f"changed since it was done: {output}\n" in capsys.readouterr().out
+
+
+def test_what_a_command_writes_is_none_of_its_inputs(tmp_path: Path) -> None:
+    for name in ("cache.sqlite", "out.jsonl", "map.yaml"):
+        (tmp_path / name).touch()
+    given = {
+        "rater_cache": str(tmp_path / "cache.sqlite"),
+        "output": str(tmp_path / "out.jsonl"),
+        "mapping": str(tmp_path / "map.yaml"),
+        "dtype": "float32",
+        "limit": 3,
+    }
+    assert files_of(given) == [tmp_path / "map.yaml"]
+
+
+def test_digests_are_read_once_and_again_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import empo.sweep.inputs
+
+    path = tmp_path / "model.safetensors"
+    path.write_text("one")
+    read: list[Path] = []
+    original = empo.sweep.inputs.sha256
+    monkeypatch.setattr(
+        empo.sweep.inputs, "sha256", lambda path: (read.append(path), original(path))[1]
+    )
+    first = digests([path])
+    assert digests([path]) == first and read == [path]
+    path.write_text("another")
+    assert digests([path]) != first and read == [path, path]
+
+
+def test_the_order_of_the_seeds_moves_nothing_of_the_start(tmp_path: Path, shelf: Shelf) -> None:
+    given = {
+        "output_dir": str(tmp_path / "out"),
+        "dialogues": str(shelf.corpus),
+        "recipe": "dpo",
+        "recipe_config": str(TINY / "dpo.yaml"),
+        "harness_tasks": ["empo_emotions"],
+    }
+    one = [step.command for step in start_steps(SweepSettings(**given, seeds=[1, 2]), "m")]
+    assert "--seed" not in one[0]
+    (tmp_path / "out" / "seed-1" / "harness" / "start").mkdir(parents=True)
+    assert one == [step.command for step in start_steps(SweepSettings(**given, seeds=[2, 1]), "m")]
+
+
+def test_cells_are_compared_with_the_start_on_language_understanding(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    def compared(**changed: Any) -> list[str]:
+        settings = SweepSettings(
+            output_dir=str(tmp_path / "out"),
+            dialogues=str(shelf.corpus),
+            recipe="dpo",
+            recipe_config=str(TINY / "dpo.yaml"),
+            harness_tasks=["empo_emotions"],
+            **changed,
+        )
+        (step,) = [s for s in cell_steps(settings, cells("dpo", {})[0], 42) if s.kind == "harness"]
+        at = list(step.argv).index("--compare") if "--compare" in step.argv else len(step.argv)
+        others = [word for word in step.argv[at + 1 :] if not word.startswith("--")]
+        assert {Path(other) / "harness.json" for other in others} <= set(step.inputs)
+        return others
+
+    start = str(tmp_path / "out" / "seed-42" / "harness" / "start")
+    assert compared() == [start]
+    assert compared(baseline=False) == []
+    assert compared(harness={"compare": ["other"]}) == [start, "other"]
+    assert compared(harness={"compare": ["other"]}, baseline=False) == ["other"]
+
+
+# --- sweep.json and the lock ---
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{}", "schema: Field required."),
+        ("[]", "the whole file: Input should be a valid dictionary."),
+        ('{"schema": "empo.sweep/1", "steps": {}}', "schema: Input should be 'empo.sweep/2'."),
+        (
+            '{"schema": "empo.sweep/2", "steps": {"report": 3}}',
+            "steps.report: Input should be a valid dictionary.",
+        ),
+        (
+            '{"schema": "empo.sweep/2", "steps": {"report": {"status": "x"}}}',
+            "steps.report.status: Input should be 'done' or 'incomplete'.",
+        ),
+        ("", "the file is empty."),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_broken_sweep_json_is_refused_with_the_remedy(
+    tmp_path: Path, content: str, told: str
+) -> None:
+    path = tmp_path / "sweep.json"
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        Steps(path)
+    said = str(error.value)
+    assert said.startswith(f"{path}") and told in said
+    assert said.endswith("Delete the file: every command finds by itself what it has done already.")
+
+
+def test_a_second_sweep_in_the_folder_stops_at_once(done: Path) -> None:
+    out = done.with_name("out")
+    before = state(out)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        lock = {"process": other.pid, "host": os.uname().nodename, "started": "today"}
+        write_json(out / LOCK, lock)
+        said = refused(done)
+        other.communicate(b"\n")
+    assert said == (
+        f"{out}: another sweep works in this folder (process {other.pid} on {lock['host']}, since "
+        "today). Wait for it, or take another output_dir. If that process is no sweep any more, "
+        f"delete {out / LOCK}."
+    )
+    (out / LOCK).unlink()
+    assert state(out) == before
+
+
+def test_the_lock_is_held_taken_over_from_the_dead_and_released(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone(tmp_path):
+        assert read_json(tmp_path / LOCK)["process"] == os.getpid()
+    assert not (tmp_path / LOCK).exists()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lock = {"process": dead.pid, "host": os.uname().nodename, "started": "today"}
+    write_json(tmp_path / LOCK, lock)
+    with pytest.raises(ValueError, match="stopped"), alone(tmp_path):
+        assert read_json(tmp_path / LOCK)["process"] == os.getpid()
+        raise ValueError("stopped")
+    assert f"process {dead.pid} has died without releasing it; this" in capsys.readouterr().out
+    assert not (tmp_path / LOCK).exists()
+    write_json(tmp_path / LOCK, {**lock, "host": "another-machine"})
+    with pytest.raises(UserError, match="on another-machine, since today"), alone(tmp_path):
+        pass
+    (tmp_path / LOCK).write_text("{}")
+    told = "this is no lock of a sweep. If no sweep runs in"
+    with pytest.raises(UserError, match=told), alone(tmp_path):
+        pass
+    assert (tmp_path / LOCK).is_file()
+
+
 @pytest.mark.slow
 def test_runs_before_the_cells_a_launcher_and_tasks_of_the_harness(
     tmp_path: Path, shelf: Shelf
@@ -185,6 +503,10 @@ def test_runs_before_the_cells_a_launcher_and_tasks_of_the_harness(
     for folder in ("seed-1/harness/start", "seed-1/harness/dpo", "seed-2/harness/dpo"):
         assert (out / folder / "harness.json").is_file()
     assert not (out / "seed-2" / "harness" / "start").exists()
+    for seed in (1, 2):
+        compared = read_json(out / f"seed-{seed}" / "harness" / "dpo" / "harness.json")
+        rows = [(r["b"], r["task"], r["n"]) for r in compared["comparisons"]]
+        assert rows == [("start", "empo_emotions", 8)]
     assert "empo\\_emotions" in (out / "report.md").read_text()
 
 
@@ -248,7 +570,7 @@ def test_a_start_that_was_trained_again_is_refused(tmp_path: Path) -> None:
     for path in (start, output):
         path.parent.mkdir()
         path.write_text("{}")
-    step = Step("a", 1, "train", "recipes/dpo.py", [], [start], [output], launch)
+    step = Step("a", 1, "train", "recipes/dpo.py", [], [start], [output], launch, [start])
     assert Steps(tmp_path / "sweep.json").do(step)
     again = Steps(tmp_path / "sweep.json")
     assert again.do(step) and again.outcomes[0][1] == "done before"
@@ -396,5 +718,6 @@ def test_every_shipped_sweep_has_settings_that_exist_and_work(
     alphas = settings.grid.get("lora_alpha")
     if name == "zephyr-7b":
         assert alphas == [16, 64, 256, 1024, 2048] and settings.launch
+        assert settings.measure == {"subset": "published"}
     if name == "small":
         assert len(settings.seeds) == 4 and not settings.grid

@@ -43,6 +43,24 @@ def seeded(seed):
     return {"dpo": {"command": "dpo", "seed": seed, "settings": {"seed": seed, "beta": 0.1}}}
 
 
+def with_harness(runs):
+    """The runs with a harness file each."""
+    score = {"metric": "acc", "value": 0.5, "stderr": 0.1, "n": 9, "shots": 0, "truncated": 0}
+    of_run = {
+        "created": "2026-01-01T00:00:00+00:00",
+        "versions": {},
+        "system": "base",
+        "model": {},
+        "trained": None,
+        "settings": {},
+        "tasks": {"mmlu": score},
+        "groups": {},
+        "comparisons": [],
+        "not_run": [],
+    }
+    return [{**run, "harness": {f"{run['folder']}/harness.json": of_run}} for run in runs]
+
+
 THREE = (0.2, 0.4, 0.9)
 
 
@@ -129,6 +147,76 @@ def test_a_metric_that_some_runs_lack_is_averaged_over_the_others_and_said(three
     )
 
 
+def test_systems_that_some_runs_lack_are_named(three):
+    del three[1]["results"]["systems"]["sft"]
+    report = combine(three)
+    assert "Not in every run: sft; missing in seed 1." in report["notes"]
+    assert [name for name, system in report["systems"].items() if system["fixed"]] == ["human"]
+    assert [report["systems"]["sft"]["runs"], report["systems"]["sft"]["same"]] == [
+        ["seed 0"],
+        {"seed 2": "seed 0"},
+    ]
+
+
+def test_what_is_the_same_in_every_run_is_fixed(three):
+    assert {name: of["fixed"] for name, of in combine(three)["systems"].items()} == {
+        "sft": True,
+        "dpo": False,
+        "human": True,
+    }
+    alone = combine(three[:1])["systems"]
+    assert {name: of["fixed"] for name, of in alone.items()} == {
+        "sft": False,
+        "dpo": False,
+        "human": True,
+    }
+
+
+def test_equal_replies_of_two_runs_without_manifest_are_two_runs(three):
+    for run, digest in zip(three, ("A", "A", "B"), strict=True):
+        run["results"]["systems"]["dpo"] |= {"digest": digest, "trained": None}
+    system = combine(three)["systems"]["dpo"]
+    assert (len(system["runs"]), system["same"]) == (3, {})
+    for run in three:
+        run["results"]["systems"]["dpo"]["digest"] = "A"
+    assert len(combine(three)["systems"]["dpo"]["runs"]) == 1
+
+
+def test_counts_are_summed_over_the_runs_that_count(three):
+    for i, run in enumerate(three):
+        run["results"]["systems"]["dpo"]["metrics"]["nidf"]["histogram"] = [i, 10]
+        run["results"]["systems"]["dpo"]["metrics"]["diff_epitome"] = {
+            "mechanisms": {"explorations": {"confusion": [[i, 1], [0, 5]], "interval": [0.1, 0.2]}}
+        }
+    systems = combine(three)["systems"]
+    assert systems["dpo"]["counts"] == {
+        "nidf": {"histogram": [3, 30]},
+        "diff_epitome": {"mechanisms": {"explorations": {"confusion": [[3, 3], [0, 15]]}}},
+    }
+    assert systems["sft"]["counts"] == {"nidf": {"histogram": [1, 1]}}  # once, though in all runs
+    three[2]["results"]["systems"]["dpo"]["metrics"]["nidf"]["histogram"] = [1, 2, 3]
+    with pytest.raises(
+        UserError, match="run-2/results.json, 'dpo': its 'histogram' cannot be added"
+    ):
+        combine(three)
+
+
+def test_a_training_that_is_not_told_is_a_system_of_its_own(three):
+    three[1]["results"]["systems"]["dpo"]["trained"]["settings"]["beta"] = 0.5
+    three[2]["results"]["systems"]["dpo"]["trained"] = None
+    report = combine(three)
+    assert list(report["systems"])[1:4] == [
+        "dpo (beta 0.1)",
+        "dpo (beta 0.5)",
+        "dpo (training not told)",
+    ]
+    assert report["systems"]["dpo (training not told)"]["runs"] == ["run-2"]
+    assert (
+        "No manifest tells the training behind dpo (training not told) of run-2, so it is no run of "
+        "the systems whose settings are told."
+    ) in report["notes"]
+
+
 def test_human_is_the_last_system(three):
     three[0]["results"]["systems"] = dict(reversed(three[0]["results"]["systems"].items()))
     assert list(combine(three)["systems"]) == ["dpo", "sft", "human"]
@@ -153,9 +241,13 @@ def test_cells_of_a_sweep_do_not_mix(three):
 def test_published_rows_where_all_runs_were_measured_on_the_published_exchanges(three):
     assert combine(three)["published"] is True
     assert combine(three, published=False)["published"] is False
+    assert combine(three, published=True)["published"] is True
     three[1]["results"]["published"] = False
     assert combine(three)["published"] is False
-    assert combine(three, published=True)["published"] is True
+    with pytest.raises(UserError) as error:
+        combine(three, published=True)
+    assert str(error.value).startswith("--published true: run-1/results.json does not say that it")
+    assert combine([{**run, "results": None} for run in with_harness(three)], published=True)
 
 
 def test_facts_of_the_runs(three):
@@ -164,8 +256,7 @@ def test_facts_of_the_runs(three):
     three[1]["results"]["not_run"] = [{"metric": "iva", "reason": "no lexicons"}]
     three[2]["results"]["not_run"] = [{"metric": "iva", "reason": "no lexicons"}]
     three[2]["results"]["systems"]["dpo"]["n"] = 3
-    report = combine(three, seed=7)
-    assert report["seed"] == 7
+    report = combine(three)
     assert report["runs"][1] == {
         "label": "seed 1",
         "folder": "run-1",
@@ -247,6 +338,7 @@ def test_a_system_that_equals_the_references_differs_in_nothing():
         row = rows["echo", "human", metric]
         assert (row["difference"], row["interval"]) == (0, [0, 0])
         assert row["d"] == {"paired": 0, "pooled": 0}
+        assert row["p"] == 1
         assert row["p_of_runs"] == {"one": 1}
     assert ("echo", "human", "diff_epitome") not in rows
     assert rows["echo", "dpo", "diff_epitome"]["difference"] < 0

@@ -108,7 +108,7 @@ def test_warnings_stand_at_the_top_and_beside_the_table(rated, results):
     assert text.startswith(f"# Responses measured\n\n{bold}")
     assert section(text).count(bold) == 1
     assert "**Words" not in render(results)
-    assert summary(rated).endswith("\nwarning: Words | are *no* empathy.")
+    assert "\nwarning: Words | are *no* empathy.\n" in summary(rated)
     assert "DIFF-EPITOME of the control “always level 0”: 1.3333\n" in summary(rated)
 
 
@@ -193,19 +193,28 @@ def test_report_without_lexicons_and_comparisons(results):
 
 def test_summary_has_one_row_per_system(results):
     lines = summary(results).split("\n")
-    assert [line.split()[0] for line in lines] == ["system", "one", "two", "human"]
-    assert len({len(line) for line in lines}) == 1
+    assert [line.split()[0] for line in lines[:4]] == ["system", "one", "two", "human"]
+    assert len({len(line) for line in lines[:4]}) == 1
+    left_out = {entry["metric"]: entry["reason"] for entry in results["not_run"]}
+    assert lines[4:] == [f"left out: {name}: {reason}" for name, reason in left_out.items()]
+
+
+def test_summary_leaves_out_columns_that_nobody_has(results):
+    alone = copy.deepcopy(results)
+    for system in alone["systems"].values():
+        system["metrics"] = {"length": system["metrics"]["length"]}
+    assert summary(alone).split("\n")[0].split() == ["system", "n", "characters"]
 
 
 def test_at_a_glance_has_the_value_of_every_metric(rated):
-    rows = render(rated).split("## At a glance\n\n")[1].split("\n\n")[0].split("\n")
+    rows = render(rated).split("## At a glance\n\n")[1].split("\n\n")[1].split("\n")
     titles = [cell.strip() for cell in rows[0].split("|")[1:-1]]
     one = dict(zip(titles, (cell.strip() for cell in rows[2].split("|")[1:-1]), strict=True))
     metrics = rated["systems"]["one"]["metrics"]
     assert one["NIDF"] == f"{metrics['nidf']['mean']:.3f}"
-    assert one["DIFF-EPITOME"] == f"{metrics['diff_epitome']['mean']:.3f}"
+    assert one["DIFF-EPITOME ↓"] == f"{metrics['diff_epitome']['mean']:.3f}"
     assert one["self-BLEU"] == f"{metrics['self_bleu']['mean']:.3f}"
-    assert "BERTScore F1" not in titles
+    assert "BERTScore F1 ↑" not in titles
     assert rows[-1].startswith("| human | — |")
 
 

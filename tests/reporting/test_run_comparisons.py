@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
+import scipy.stats
 
-from empo.metrics.statistics import holm, over_runs, t_test
+from empo.metrics.statistics import holm, length_controlled, over_runs, t_test
 from empo.reporting.run_comparisons import compare_over_runs, on_the_same
 
 RNG = np.random.default_rng(5)
 IDS = [f"hit:{i}_conv:{i}" for i in range(12)]
 LABELS = ["one", "two", "three"]
-KEYS = ("nidf", "length.tokens", "diff_epitome", "bertscore")
+KEYS = ("nidf", "length.characters", "diff_epitome", "bertscore")
 
 
 def of_run(arrays):
@@ -40,51 +41,86 @@ def values():
     ]
 
 
-def compared(runs, counting=("sft", "human"), ids=IDS, seed=3):
+def compared(runs, fixed=("sft", "human"), ids=IDS):
     names = {(i, n): n for i, run in enumerate(runs) for n in run["per_response"]}
     systems = {
-        name: {"runs": LABELS[:1] if name in counting else LABELS[: len(runs)]}
+        name: {
+            "runs": LABELS[:1] if name in fixed else LABELS[: len(runs)],
+            "fixed": name in fixed,
+        }
         for name in dict.fromkeys(names.values())
     }
-    rows = compare_over_runs(runs, LABELS[: len(runs)], systems, names, ids, seed)
+    rows = compare_over_runs(runs, LABELS[: len(runs)], systems, names, ids)
     return {(row["a"], row["b"], row["metric"]): row for row in rows}
 
 
 def test_values_are_those_of_the_functions_on_the_arrays(values):
     rows = compared([of_run(of) for of in values])
     dpo, ipo = (np.array([of[name]["nidf"] for of in values]) for name in ("dpo", "ipo"))
-    expected = over_runs(dpo, ipo, 3)
+    expected = over_runs(dpo, ipo)
     row = rows["dpo", "ipo", "nidf"]
-    for key in ("difference", "interval", "runs", "n", "t_test"):
+    for key in expected.keys() - {"reasons"}:
         assert row[key] == expected[key]
     tested, _ = t_test(dpo.mean(axis=1), ipo.mean(axis=1))
     for key in ("t", "df", "p"):
-        assert row["t_test"][key] == pytest.approx(tested[key])
+        assert row["welch"][key] == pytest.approx(tested[key])
     assert row["difference"] == pytest.approx(dpo.mean() - ipo.mean())
-    assert row["p"] == row["t_test"]["p"]
 
     sft = np.array([values[0]["sft"]["nidf"]])
     row = rows["dpo", "sft", "nidf"]
     assert row["runs"] == [3, 1]
-    assert row["interval"] == over_runs(dpo, sft, 3)["interval"]
-    assert row["t_test"]["test"] == "one-sample"  # sft was not trained again
-    assert row["p"] == pytest.approx(t_test(dpo.mean(axis=1), sft.mean(axis=1))[0]["p"])
-    row = rows["sft", "human", "nidf"]
-    assert (row["p"], row["p_holm"]) == (None, None)
-    assert row["reasons"]["p"] == "needs two runs of one of the systems"
+    assert row["fixed"] == [False, True]
+    assert row["p"] == over_runs(dpo, sft, fixed=(False, True))["p"]
+    assert row["welch"]["test"] == "one-sample"  # sft was not trained again
+    row = rows["sft", "human", "nidf"]  # the paired t over exchanges
+    differences = sft[0] - values[0]["human"]["nidf"]
+    assert row["p"] == pytest.approx(scipy.stats.ttest_1samp(differences, 0).pvalue)
+
+
+def test_a_single_training_has_no_p_and_says_so(values):
+    rows = compared([of_run({**of, "ipo": values[0]["ipo"]}) for of in values], fixed=("human",))
+    assert rows["dpo", "ipo", "nidf"]["p"] is not None
+    del values[1]["ipo"], values[2]["ipo"]
+    row = compared([of_run(of) for of in values])["dpo", "ipo", "nidf"]
+    assert (row["runs"], row["p"], row["p_holm"], row["interval"]) == ([3, 1], None, None, None)
+    assert row["reasons"]["p"] == "one training cannot say how far trainings differ"
     assert row["reasons"]["p_holm"] == "there is no p to correct"
+
+
+def test_length_is_controlled_on_the_averages_over_runs(values):
+    values[0]["dpo"]["nidf"][3] = np.nan
+    rows = compared([of_run(of) for of in values])
+    of = {
+        name: {key: np.nanmean([v[name][key] for v in values], axis=0) for key in KEYS}
+        for name in ("dpo", "ipo")
+    }
+    of_value, of_length = (of["dpo"][key] - of["ipo"][key] for key in ("nidf", "length.characters"))
+    found = dict(rows["dpo", "ipo", "nidf"]["length_controlled"])
+    assert found["share_shorter"] == np.mean(of_length < 0)
+    expected = length_controlled(of_value, of_length)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value)
+    row = rows["dpo", "ipo", "length.characters"]
+    assert row["length_controlled"] is None
+    assert row["reasons"]["length_controlled"] == "length itself"
+    for run in values:
+        for system in run.values():
+            system.pop("length.characters", None)
+    row = compared([of_run(of) for of in values])["dpo", "ipo", "nidf"]
+    assert row["reasons"]["length_controlled"] == "not both systems have lengths"
 
 
 def test_holm_is_over_the_whole_table(values):
     rows = compared([of_run(of) for of in values]).values()
     assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
-    # all pairs with dpo or ipo; with human in the two values that it is compared in
-    assert sum(row["p"] is not None for row in rows) == 3 * len(KEYS) + 2 * 2
+    # three pairs without human; three with it in the two values that it is compared in
+    assert sum(row["p"] is not None for row in rows) == 3 * len(KEYS) + 3 * 2
 
 
 def test_human_is_not_compared_in_values_in_which_it_is_compared_with_itself(values):
     rows = compared([of_run(of) for of in values])
-    assert {key[2] for key in rows if "human" in key} == {"nidf", "length.tokens"}
+    assert {key[2] for key in rows if "human" in key} == {"nidf", "length.characters"}
     assert {key[2] for key in rows if "human" not in key} == set(KEYS)
 
 
@@ -150,7 +186,7 @@ def test_runs_without_values_per_exchange_are_left_out(values):
     runs = [of_run(of) for of in values]
     names = {(i, n): n for i, run in enumerate(runs) for n in run["per_response"]}
     runs[2]["per_response"] = None
-    systems = {name: {"runs": LABELS} for name in ("dpo", "ipo")}
+    systems = {name: {"runs": LABELS, "fixed": False} for name in ("dpo", "ipo")}
     names = {key: name for key, name in names.items() if name in systems}
-    rows = compare_over_runs(runs, LABELS, systems, names, IDS, 0)
+    rows = compare_over_runs(runs, LABELS, systems, names, IDS)
     assert {tuple(row["runs"]) for row in rows} == {(2, 2)}

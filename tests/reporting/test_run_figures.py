@@ -3,6 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from empo.rating import MECHANISMS
 from empo.reporting.run_figures import (
     draw_figures,
     panel_values,
@@ -10,6 +11,7 @@ from empo.reporting.run_figures import (
     plane_figure,
     stability_figure,
     sweep_figure,
+    wide_enough,
 )
 
 HOSTILE = "_a long $name^{ of a system | that nobody would choose"
@@ -26,8 +28,10 @@ def report(systems, sweeps=(), scores=None, shown=("mmlu",)):
         "systems": {n: {t: value(*v) for t, v in of.items()} for n, of in scores.items()},
     }
     return {
+        "runs": [{}, {}],
         "systems": {
-            n: {"values": {k: value(*v) for k, v in of.items()}} for n, of in systems.items()
+            n: {"values": {k: value(*v) for k, v in of.items()}, "counts": {}}
+            for n, of in systems.items()
         },
         "sweeps": list(sweeps),
         "language_understanding": understanding,
@@ -134,6 +138,80 @@ def test_stability_has_a_dot_per_run_and_a_line_at_the_mean(tmp_path):
     dots = [tags.count("use") for name, tags in groups.items() if name.startswith("Path")]
     assert dots == [3, 1, 1]
     assert sum(name.startswith("Line") for name in groups) == 3
+
+
+@pytest.mark.parametrize(
+    "values, limits, expected",
+    [
+        ([0.5, 0.501], (0.4999, 0.5011), (0.475475, 0.525525)),  # a tenth of the mean .5005
+        ([0.2, 0.4], (0.19, 0.41), (0.19, 0.41)),
+        ([-10, -10.1], (-10.11, -9.99), (-10.5525, -9.5475)),
+        ([0, 0], (-0.05, 0.05), (-0.05, 0.05)),
+    ],
+)
+def test_an_axis_spans_a_tenth_of_the_mean(values, limits, expected):
+    assert wide_enough(limits, {"a": values[:1], "b": values[1:]}) == pytest.approx(expected)
+
+
+def test_every_panel_is_wide_enough(swept, tmp_path):
+    for system in swept["systems"].values():
+        system["values"] = {"nidf.mean": value(0.5, 0.501)}
+    series = panel_values(swept)
+    sweep_figure(SWEEP, series, tmp_path / "sweep.svg")
+    stability_figure(series, tmp_path / "stability.svg")
+    for name in ("sweep", "stability"):
+        ticks = [text for text in texts_of(tmp_path / f"{name}.svg") if text.startswith("0.")]
+        assert min(ticks) <= "0.48" and max(ticks) >= "0.52"
+
+
+def test_a_point_of_one_run_has_no_bar(swept, tmp_path):
+    def bars(path):
+        found = [e.get("id", "") for e in ET.parse(path).iter()]
+        return sum(name.startswith("LineCollection") for name in found)
+
+    sweep_figure(SWEEP, panel_values(swept), tmp_path / "two.svg")
+    assert bars(tmp_path / "two.svg") == 2  # mmlu has one run of each
+    for system in swept["systems"].values():
+        for of in system["values"].values():
+            of["runs"] = {0: of["runs"][0]}
+    sweep_figure(SWEEP, panel_values(swept), tmp_path / "one.svg")
+    assert bars(tmp_path / "one.svg") == 0
+
+
+def test_captions_explain_the_bars(swept, tmp_path):
+    captions = list(draw_figures(swept, tmp_path / "r.md"))
+    bars = "; bars: ± standard deviation over runs"
+    assert captions == [
+        f"Values over lora_alpha: a point per run, the line through their means{bars}",
+        f"DIFF-EPITOME against mmlu: a point per lora_alpha, mean over runs{bars}",
+        "Stability over runs: a dot per run, a line at their mean, no bars",
+    ]
+    for system in swept["systems"].values():
+        for of in system["values"].values():
+            of["runs"] = {0: of["runs"][0]}
+    assert not any("bars" in caption for caption in draw_figures(swept, tmp_path / "r.md"))
+
+
+def counted():
+    levels = {"levels": [1, 2, 3], "confusion": [[1, 0, 0]] * 3}
+    return {
+        "nidf": {"histogram": [4, 6]},
+        "iva": {name: {"histogram": [1, 9]} for name in ("intensity", "valence", "arousal")},
+        "diff_epitome": {"mechanisms": dict.fromkeys(MECHANISMS, levels)},
+    }
+
+
+def test_distributions_of_all_runs_are_drawn_under_the_name_of_the_report(tmp_path):
+    runs = report({"a": {"nidf.mean": [0.1, 0.2]}, "b": {}})
+    runs["systems"]["a"]["counts"] = counted()
+    runs["systems"]["b"]["counts"] = counted() | {"nidf": {}}
+    figures = draw_figures(runs, tmp_path / "all.md")
+    assert list(figures.values())[1:] == ["all-epitome.svg", "all-nidf.svg", "all-iva.svg"]
+    assert all("all runs that count together" in caption for caption in list(figures)[1:])
+    assert {"a", "b"} <= set(texts_of(tmp_path / "all-epitome.svg"))
+    assert "b" not in texts_of(tmp_path / "all-nidf.svg")
+    runs["runs"] = [{}]  # its own report has them
+    assert list(draw_figures(runs, tmp_path / "one.md").values()) == ["one-stability.svg"]
 
 
 def test_one_run_has_no_stability_and_nothing_is_drawn(tmp_path):

@@ -12,6 +12,7 @@ from empo.reporting.run_folders import (
     mean_over_runs,
     read_folder,
     read_folders,
+    reply_sets,
     shared_ids,
 )
 
@@ -56,8 +57,9 @@ def seeded(seed):
 
 
 def test_a_folder_has_results_and_values_by_system_and_exchange(write):
-    run = read_folder(write("a"))
-    assert run["results"] == read_results(write("a") / "results.json")
+    folder = write("a")
+    run = read_folder(folder)
+    assert run["results"] == read_results(folder / "results.json")
     assert list(run["per_response"]) == ["dpo", "human"]
     assert run["per_response"]["dpo"]["hit:0_conv:0"]["length.characters"] == 10
     assert run["harness"] == {}
@@ -90,10 +92,80 @@ def test_values_that_do_not_belong_to_the_results_are_refused(write, lines, mess
     file = folder / "per_response.jsonl"
     results = evaluate({"dpo": responses(["i am sorry", "oh no"])}, metrics=METRICS, resamples=99)
     write_jsonl(file, lines(results["per_response"]))
+    rewrite(folder, lambda results: results.pop("per_response_sha256"))  # as older files are
     with pytest.raises(UserError) as error:
         read_folder(folder)
     assert message in str(error.value)
     assert str(error.value).startswith(str(file))
+
+
+def test_values_of_another_measurement_are_refused(write):
+    one, two = write("one"), write("two", texts=("i am so sorry", "oh no"))
+    assert read_folder(one)["per_response"] is not None
+    (one / "per_response.jsonl").write_bytes((two / "per_response.jsonl").read_bytes())
+    with pytest.raises(UserError) as error:
+        read_folder(one)
+    told = read_json(one / "results.json")["per_response_sha256"][:12]
+    assert str(error.value).startswith(f"{one / 'per_response.jsonl'}: SHA-256 ")
+    assert f"but results.json beside it was written with {told}: the folder was measured" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        (lambda results: results["comparisons"][0].update(b="gpt"), "comparisons.0.b"),
+        (
+            lambda results: results["samples"][1]["responses"].update(gpt="hi"),
+            "samples.1.responses",
+        ),
+    ],
+)
+def test_systems_that_are_not_there_are_named(write, change, field):
+    folder = write("a")
+    rewrite(folder, change)
+    with pytest.raises(UserError) as error:
+        read_folder(folder)
+    assert str(error.value) == (
+        f"{folder / 'results.json'}, field {field!r}: 'gpt' is none of its systems (dpo, human). "
+        "Measure the responses again with eval/responses.py."
+    )
+
+
+def replies(*of_run):
+    """Runs with one system: digest and seed of each."""
+    return [
+        {
+            "folder": "",
+            "results": {"systems": {"x": {"digest": digest, "trained": seed and seeded(seed)}}},
+            "per_response": None,
+            "harness": {},
+        }
+        for digest, seed in of_run
+    ]
+
+
+@pytest.mark.parametrize(
+    "of_run, sets",
+    [
+        ([("A", None), ("A", None), ("A", None)], 1),
+        ([("A", None), ("A", None), ("B", None)], 3),  # two trainings may agree by chance
+        ([("A", 1), ("A", 1), ("B", 2)], 2),
+        ([("A", 1), ("A", 2), ("A", 3)], 3),
+        ([("A", 1), ("A", 1), ("A", None)], 1),
+        ([("A", 1), ("A", 2), ("A", None)], 3),
+        ([("A", 7), ("A", 7)], 1),
+    ],
+)
+def test_equal_replies_are_one_set_where_it_is_told_or_where_all_runs_have_them(of_run, sets):
+    found = reply_sets(replies(*of_run), [(i, "x") for i in range(len(of_run))])
+    assert list(found) == list(range(len(of_run)))
+    assert len(set(found.values())) == sets
+
+
+def test_replies_without_digest_are_in_no_set():
+    assert list(reply_sets(replies(("A", 1), (None, 1)), [(0, "x"), (1, "x")])) == [0]
 
 
 def test_folders_without_results_are_refused(tmp_path):

@@ -41,9 +41,18 @@ def test_cells_of_a_sweep_are_systems_of_their_own():
     assert system_names(runs)[2, "dpo"] == "dpo (beta default)"
 
 
-def test_names_stay_where_a_run_does_not_say_how_it_was_trained():
+def test_a_run_that_does_not_tell_its_training_is_no_run_of_the_cells():
     runs = [run(dpo=trained(beta=0.05)), run(dpo=trained(beta=0.1)), run(dpo=None)]
-    assert set(system_names(runs).values()) == {"dpo"}
+    assert list(system_names(runs).values()) == [
+        "dpo (beta 0.05)",
+        "dpo (beta 0.1)",
+        "dpo (training not told)",
+    ]
+
+
+def test_names_stay_where_those_that_tell_their_training_agree():
+    runs = [run(dpo=trained(seed=seed, beta=0.1)) for seed in (1, 2)]
+    assert set(system_names([*runs, run(dpo=None)]).values()) == {"dpo"}
 
 
 def test_harness_files_tell_the_training_too():

@@ -174,7 +174,8 @@ def test_every_table_has_rows_of_one_width_and_fits(rendered):
     assert len(found) > 15
     for heading, rows in found:
         assert len({len(row) for row in rows}) == 1, heading
-        assert len(rows[0]) <= 9, heading
+        narrow = rows[0][1] == "reference"  # the confusions: counts
+        assert len(rows[0]) <= (11 if narrow else 9), heading
 
 
 FORMATS = [(factor, digits) for factor in (1, 100) for digits in range(5)]
@@ -194,6 +195,9 @@ def numbers_in(value):
 
 def test_every_number_of_a_table_is_in_the_json(report, rendered):
     known = {f"{f * x:z.{d}f}" for x in numbers_in(report) for f, d in FORMATS}
+    for system in report["systems"].values():
+        for of in system["counts"]["diff_epitome"]["mechanisms"].values():
+            known |= {f"{100 * count / sum(of['levels']):.1f}" for count in of["levels"]}
     checked = 0
     for heading, rows in tables(rendered):
         if heading in WORDED or re.match(r"hit:|\d+ by", heading):
@@ -233,16 +237,22 @@ def test_a_changed_value_changes_its_cell(report):
         r for r in changed["comparisons"] if (r["a"], r["b"], r["metric"]) == ("sft", "dpo", "nidf")
     )
     row |= {"difference": 7.1234, "interval": [6.5, 8.5], "p": 0.0123, "p_holm": 0.0004}
-    row |= {"t_test": {"t": 4.567, "df": 3.21}, "d": {"pooled": 1.239}}
+    row |= {"t": 4.567, "df": 3.21, "welch": {"p": 0.00012}, "d": {"pooled": 1.239}}
     row["own"] = {"below": 2, "of": 7}
+    row["length_controlled"] |= {"intercept": 2.5, "interval": [1.5, 3.5]}
+    row["length_controlled"] |= {"share_longer": 0.9, "share_shorter": 0.1}
     after = render_runs(changed)
     for _, cell in shown.values():
         assert f"| {cell} |" in after
     assert "| 0.988 |" in section(after, "What moves with length")
-    assert (
-        "| sft − dpo | NIDF | 7.1234 | \\[6.5000, 8.5000\\] | 4.57 (3.2) | 0.0123 | "
-        "0.0004 \\*\\*\\* | 1.24 | 2 of 7 |\n"
-    ) in after
+    cells = (
+        "| sft − dpo | 7.1234 \\[6.5000, 8.5000\\] | 4.57 (3.2) | 0.0123 | 0.0004 \\*\\*\\* | 0.0001 | "
+        "1.24 | 2.5000 \\[1.5000, 3.5000\\] | 2 of 7 |\n"
+    )
+    assert cells in after.split("\n### NIDF\n")[1].split("\n###")[0]
+    for share in ("share_longer", "share_shorter"):
+        row["length_controlled"] |= {"share_longer": 0.0, "share_shorter": 0.0, share: 0.96}
+        assert "| 2.5000 \\[1.5000, 3.5000\\] † |" in render_runs(changed)
 
 
 def test_controls_stand_below_the_systems_and_human_does_not(report, rendered):
@@ -294,10 +304,58 @@ def test_commands_of_all_runs_stand_in_one_block(rendered):
 def test_what_is_tested_is_counted_and_what_is_not_is_said(report, rendered, runs):
     tested = sum(row["p"] is not None for row in report["comparisons"])
     assert tested > 0
-    assert f"corrected over the {tested} tests of this table" in rendered
+    assert f"corrected over all {tested} tests of this section" in rendered
     again = copy.deepcopy(runs[:1])[0] | {"folder": "runs/again"}
-    untested = render_runs(combine([runs[0], again]))
-    assert "No pair has two runs of either system, so no p could be computed." in untested
+    same = combine([runs[0], again])  # every system is the same in both
+    assert all(row["p"] is not None for row in same["comparisons"] if row["n"] > 1)
+    assert all(row["welch"] is None for row in same["comparisons"])
+    other = copy.deepcopy(runs[:2])
+    for i, one in enumerate(other):  # each system in one of them only
+        renamed = {"human": "human", **{n: f"{n} {i}" for n in ("sft", "dpo", HOSTILE)}}
+        for of in (one["results"]["systems"], one["per_response"]):
+            for name in list(of):
+                of[renamed[name]] = of.pop(name)
+        one["results"] |= {"comparisons": [], "samples": []}
+        one["harness"] = {}
+    text = render_runs(combine(other))
+    assert "one system of every pair has a single run, and is not in all runs." in text
+    assert "corrected over all 0 tests" in text
+
+
+def test_comparisons_are_grouped_by_value(report, rendered):
+    part = section(rendered, "Comparisons over runs")
+    values = list(dict.fromkeys(row["metric"] for row in report["comparisons"]))
+    assert len(re.findall(r"^### ", part, re.M)) == len(values)
+    assert sum(len(rows) - 1 for _, rows in tables(part)) == len(report["comparisons"])
+    assert tables(part)[0][1][0] == [
+        "pair",
+        "difference",
+        "t (df)",
+        "p",
+        "p (Holm)",
+        "Welch p (these exchanges)",
+        "d",
+        "at equal length",
+        "own",
+    ]
+
+
+def test_levels_signed_differences_and_confusions_of_all_runs_together(report, rendered):
+    found = tables(section(rendered, "Empathy levels and BERTScore"))
+    signed, levels, confusion = (rows for _, rows in found[1:4])
+    assert signed[0] == ["system", "ER", "EX", "IP", "runs"]
+    of = report["systems"]["dpo"]["values"]["diff_epitome.mechanisms.explorations.signed.mean"]
+    cell = f"{of['mean']:.3f} ± {of['sd']:.3f}".replace("-", "−")
+    assert signed[2][0] == "dpo" and signed[2][2] == cell
+    mechanisms = report["systems"]["dpo"]["counts"]["diff_epitome"]["mechanisms"]
+    counts = mechanisms["emotional_reactions"]["levels"]
+    assert sum(counts) == 3 * 8  # three runs of eight exchanges
+    shares = " / ".join(f"{100 * count / 24:.1f}" for count in counts)
+    assert next(row for row in levels if row[0] == "dpo")[1] == shares
+    human = report["systems"]["human"]["counts"]["diff_epitome"]["mechanisms"]
+    assert sum(human["emotional_reactions"]["levels"]) == 8  # once
+    rows = [row[2:5] for row in confusion if row[0] == "dpo"]
+    assert rows == [[str(n) for n in row] for row in mechanisms["emotional_reactions"]["confusion"]]
 
 
 def test_one_run_leaves_its_comparisons_to_its_own_report(runs):
@@ -341,7 +399,7 @@ def test_published_rows_stand_beside_ours(report, rendered):
         "| human, published | 2526 | 99.4 | 2746 | 22279 | 881 | .6564 | 370 | — |",
         "| dpo, published | .29 | .06 | .27 | .13 | .16 | — | — |",
         "| human, published | 65 | — | — | — | — | — |",
-        "| sft, published | .585 | — |",
+        "| sft | .585 | .270 |",
     ):
         assert f"{row}\n" in text
     for heading, rows in tables(text):

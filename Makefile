@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
@@ -35,7 +36,8 @@ demo-report: setup
 	$(BIN)/python eval/report.py runs/demo-report/sweep/seed-* --output docs/demo-report/sweep.md
 
 test: setup
-	$(OFFLINE) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m "not slow"
+	$(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH \
+		$(BIN)/pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile
 
 test-slow: setup
 	$(OFFLINE) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m slow

@@ -42,8 +42,12 @@ def model_card(facts: dict[str, Any]) -> str:
         lines += ["", "## Evaluation on the validation split", ""]
         lines += ["| step | " + " | ".join(SHOWN[key] for key in keys) + " |"]
         lines += ["|" + "---|" * (len(keys) + 1)]
-        for entry in (evaluations[0], evaluations[-1]):
-            cells = " | ".join(f"{entry[key]:.4f}" for key in keys)
+        best = facts.get("selection", {}).get("best_step")
+        chosen = [
+            entry for entry in evaluations[1:-1] if best is not None and entry["step"] == best
+        ]
+        for entry in (evaluations[0], *chosen, evaluations[-1]):
+            cells = " | ".join(f"{entry[key]:.4f}" if key in entry else "—" for key in keys)
             lines.append(f"| {entry.get('step', 0)} | {cells} |")
         lines += [
             "",

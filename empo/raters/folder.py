@@ -68,10 +68,14 @@ class RaterConfig:
         """
         path = Path(folder) / RATER_CONFIG
         if not path.is_file():
-            if (Path(folder) / "run.json").is_file():
+            run = Path(folder) / "run.json"
+            command = read_json(run).get("command") if run.is_file() else None
+            if command == "rater":
                 raise UserError(
                     f"{folder}: the training of this rater has not ended. Run its command again."
                 )
+            if command is not None:
+                raise UserError(f"{folder}: this is a run of {command}, no rater.")
             raise UserError(
                 f"{folder}: this is no rater folder ({RATER_CONFIG} is missing). Train one with "
                 "recipes/rater.py; an untrained encoder needs a --scale."

@@ -45,7 +45,9 @@ def check(settings: SweepSettings) -> str:
             elif step.kind == "harness":
                 parse_with_suite(step.argv, script.Settings, "harness", **told)
             else:
-                parse_with_suite(step.argv, ResponsesSettings, "responses", **told)
+                measured = parse_with_suite(step.argv, ResponsesSettings, "responses", **told)
+                if "diff_epitome" in measured.asked and not measured.rater:
+                    raise UserError("diff_epitome needs raters: give their folders as --rater.")
         except UserError as error:
             _note(problems, step.kind, error)
     if problems or model is None:

@@ -136,7 +136,7 @@ def _start_harness(settings: SweepSettings) -> Path:
 
 
 def _of_suite(settings: SweepSettings, section: str) -> Mapping[str, Any]:
-    return load_suite(suite_path(settings.suite))[section] if settings.suite else {}
+    return load_suite(suite_path(settings.suite)).get(section, {}) if settings.suite else {}
 
 
 def _suite_file(settings: SweepSettings) -> list[Path]:

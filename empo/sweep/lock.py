@@ -20,12 +20,18 @@ LOCK = "sweep.lock"
 def alone(folder: str | Path) -> Iterator[None]:
     """Hold `folder`/sweep.lock during the block.
 
-    Raises UserError where another process that is alive, or one on another machine, holds it; the
+    Raises UserError where the folder holds other files than a sweep's, where another process that is alive, or one on another machine, holds it; the
     lock of a process that has died is taken over, and said.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
+    ours = [*folder.glob("sweep.*"), *folder.glob("seed-*"), *folder.glob("before")]
+    if any(folder.iterdir()) and not ours:
+        raise UserError(
+            f"{folder}: the folder is not empty and holds no sweep. Choose an empty or a new output "
+            "folder."
+        )
     own = {"process": os.getpid(), "host": socket.gethostname(), "started": now()}
     with _one_at_a_time(folder):
         if path.is_file():

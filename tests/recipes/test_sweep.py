@@ -450,6 +450,16 @@ def test_a_second_sweep_in_the_folder_stops_at_once(done: Path) -> None:
     assert state(out) == before
 
 
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    with (
+        pytest.raises(UserError, match="the folder is not empty and holds no sweep"),
+        alone(tmp_path),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
 def test_the_lock_is_held_taken_over_from_the_dead_and_released(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

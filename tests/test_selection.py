@@ -208,6 +208,7 @@ def test_the_run_becomes_the_best_checkpoint_and_not_the_last(watched: Path, cho
 def test_run_json_and_card_say_what_was_chosen_and_on_what(watched: Path, chosen: Path) -> None:
     facts = read_json(chosen / "run.json")
     selection, measured = facts["selection"], lengths(chosen)
+    assert "\n| 8 | " in (chosen / "README.md").read_text()  # the chosen step's row
     assert selection["metric"] == "eval_length"
     assert (selection["best_step"], selection["best_value"]) == (8, measured[8])
     assert selection["values"] == [{"step": s, "eval_length": v} for s, v in measured.items()]

@@ -54,6 +54,8 @@ def empathy_table(report: Mapping[str, Any]) -> str:
     controls = _controls(report)
     if not rows and not controls:
         return ""
+    if not any("diff_epitome.mean" in system["values"] for system in report["systems"].values()):
+        return _closeness(report)
     table_rows = with_published(rows, _empathy_published(), report["published"])
     table_rows += [[name, *cells] for name, cells in controls.items()]
     headers = ["system", "DIFF-EPITOME", "ER", "EX", "IP", "BERTScore F1", "runs"]
@@ -65,6 +67,22 @@ def empathy_table(report: Mapping[str, Any]) -> str:
             "compare them only where the rater is the same.\n"
         )
     return text + _signed(report) + _level_tables(report["systems"])
+
+
+def _closeness(report: Mapping[str, Any]) -> str:
+    """BERTScore alone, where no rater gave levels."""
+    keys = [f"bertscore.{key}" for key in ("f1", "precision", "recall")]
+    rows = _rows(report, keys, lambda values: [mean_sd(values, key) for key in keys])
+    rows.pop(HUMAN, None)
+    theirs = published.BERTSCORE
+    return (
+        "## Closeness to the reference (BERTScore)\n\nLikeness to the reference in an encoder's "
+        "space, higher is closer; values of different encoders cannot be compared.\n\n"
+        + table(
+            ["system", "F1", "precision", "recall", "runs"],
+            with_published(rows, theirs, report["published"]),
+        )
+    )
 
 
 def _signed(report: Mapping[str, Any]) -> str:
@@ -264,13 +282,23 @@ def length_table(report: Mapping[str, Any]) -> str:
     """Mean length, its spread over responses, blank responses."""
     keys = [f"length.{what}_{unit}" for unit in ("characters", "tokens") for what in ("mean", "sd")]
     keys.append("length.blank")
-    rows = _rows(report, keys, lambda values: [mean_sd(values, key, 1) for key in keys])
+    shares = ("repetition.mean", "repetition.unfinished")
+    rows = _rows(
+        report,
+        [*keys, *shares],
+        lambda values: [
+            *(mean_sd(values, key, 1) for key in keys),
+            *(mean_sd(values, key) for key in shares),
+        ],
+    )
     if not rows:
         return ""
-    headers = "system; characters; SD of responses; tokens; SD of responses; blank; runs"
+    headers = "system; characters; SD of responses; tokens; SD of responses; blank; "
+    headers += "repeats a 4-gram; unfinished; runs"
     return (
-        "## Length\n\nMean per response; SD of responses is the standard deviation over the "
-        "responses of a run. Blank ones have no token.\n\n"
+        "## Length and form\n\nMean per response; SD of responses is the standard deviation over the "
+        "responses of a run. Blank ones have no token. Shares of responses that repeat a 4-gram, and "
+        "of those that did not end by themselves.\n\n"
         + table(
             headers.split("; "),
             with_published(rows, published.CHARACTERS, report["published"]),

@@ -621,6 +621,8 @@ def test_all_commands_are_read_before_the_first_one_runs(tmp_path: Path, shelf: 
         "harness: --num_shots: no such option",
     ):
         assert f"  - {line}" in said
+    said = refusal(written(tmp_path, shelf, metrics=["diff_epitome"]))
+    assert "metrics: diff_epitome needs raters: give their folders as --rater." in said
 
 
 def test_settings_that_cannot_work_are_told_at_once(

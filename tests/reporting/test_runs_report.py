@@ -156,7 +156,7 @@ def test_sections_stand_in_their_order(rendered):
         "Language understanding",
         "Diversity",
         "Specificity and word choice",
-        "Length",
+        "Length and form",
         "Comparisons over runs",
         "What moves with length",
         "Training settings",
@@ -398,7 +398,7 @@ def test_published_rows_stand_beside_ours(report, rendered):
         "| dpo, published | .701 | .588 | .720 | .796 | .868 | — |",
         "| human, published | 2526 | 99.4 | 2746 | 22279 | 881 | .6564 | 370 | — |",
         "| dpo, published | .29 | .06 | .27 | .13 | .16 | — | — |",
-        "| human, published | 65 | — | — | — | — | — |",
+        "| human, published | 65 | — | — | — | — | — | — | — |",
         "| sft | .585 | .270 |",
     ):
         assert f"{row}\n" in text
@@ -448,3 +448,14 @@ def test_a_report_of_harness_scores_alone(runs):
     assert "| dpo | 0.531 ± 0.016 | SD over 3 runs |\n" in text
     assert "## Side by side" not in text
     assert "## Diversity" not in text
+
+
+def test_without_a_rater_bertscore_stands_alone(report):
+    changed = copy.deepcopy(report)
+    for system in changed["systems"].values():
+        for key in [key for key in system["values"] if key.startswith("diff_epitome.")]:
+            del system["values"][key]
+        system["values"]["bertscore.f1"] = {"mean": 0.5, "sd": 0.1, "of": 2, "runs": {}}
+    text = render_runs(changed).split("## Closeness to the reference (BERTScore)")[1]
+    assert "| dpo | 0.500 ± 0.100 | — | — |" in text.split("\n## ")[0]
+    assert "control: always level 0" not in text

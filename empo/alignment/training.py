@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -21,19 +20,25 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, set_seed
 from trl.models import unwrap_model_for_generation
 
+from empo.alignment.callbacks import (
+    LOG,
+    ON_REPLIES,
+    Lines,
+    LogFile,
+    Progress,
+    SeedSampler,
+    log_entry,
+)
 from empo.alignment.checkpoints import last_checkpoint
 from empo.alignment.launching import repeated_rows
-from empo.alignment.settings import SELECTABLE, DataSettings, TuningSettings
-from empo.cards import SHOWN, model_card
+from empo.alignment.settings import DataSettings, TuningSettings
+from empo.cards import model_card
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS
 from empo.models import ModelSource, lora_config, weights_identity
@@ -43,9 +48,7 @@ from empo.runs import Run
 
 logger = logging.getLogger(__name__)
 
-LOG = "log.jsonl"
 _WEIGHTS = ("sha256", "revision", "commit")
-_ON_REPLIES = tuple(choice.key for choice in SELECTABLE.values() if choice.metric)
 _VOLATILE = {"output_dir", "processes", "threads", "logging_dir", "hub_token"}
 
 
@@ -64,88 +67,6 @@ def score_labelled_positions_only() -> None:
 
     on_cpu_too._empo = True  # type: ignore[attr-defined]
     trl.trainer.utils._use_triton = on_cpu_too
-
-
-class LogFile(TrainerCallback):
-    """Keeps `log.jsonl` in the run folder equal to the trainer's log, also after a resume."""
-
-    def __init__(self, folder: str) -> None:
-        self.path = Path(folder) / LOG
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start from the log of the checkpoint, so that steps done twice stand there once."""
-        if state.is_world_process_zero:
-            write_jsonl(self.path, map(_entry, state.log_history))
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Add the newest entry."""
-        if state.is_world_process_zero and state.log_history:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_entry(state.log_history[-1])) + "\n")
-
-
-def _entry(logged: dict[str, Any]) -> dict[str, Any]:
-    """A log entry as JSON: a value that is no finite number (an overflown gradient) is null."""
-    return {k: finite(v) if isinstance(v, float) else v for k, v in logged.items()}
-
-
-class SeedSampler(TrainerCallback):
-    """Seeds a sampler for every epoch, so that a run continued in its middle sees the same order."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Before the first batch of an epoch is asked for, also when it is continued."""
-        self.generator.manual_seed(args.seed + int(state.epoch or 0))
-
-
-class Progress(ProgressCallback):
-    """trl's progress bar with the loss beside it; only evaluations get a line of their own."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Every step is in log.jsonl; the screen gets what a person follows."""
-        if self.training_bar is None or not logs:
-            return
-        if "eval_loss" in logs:
-            self.training_bar.write(_evaluation_line(logs))
-        elif "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
-
-
-class Lines(TrainerCallback):
-    """In place of the bar where nobody watches a terminal: a line per evaluation."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Print evaluations only."""
-        if state.is_world_process_zero and logs and "eval_loss" in logs:
-            print(_evaluation_line(logs), flush=True)
-
-
-def _evaluation_line(logs: dict[str, float]) -> str:
-    keys = [key for key in (*SHOWN, *_ON_REPLIES) if key in logs]
-    text = ", ".join(f"{key.removeprefix('eval_')} {logs[key]:.4f}" for key in keys)
-    return f"epoch {logs.get('epoch', 0):.2f}, validation: {text}"
 
 
 class RunTrainer(Trainer):
@@ -353,7 +274,7 @@ def train(trainer: RunTrainer, run: Run) -> None:
     if trainer.is_world_process_zero():
         run.save(trainer=args.to_dict(), **_uneven_rows(trainer))
     trainer.train(resume_from_checkpoint=last)
-    history = [_entry(logged) for logged in trainer.state.log_history]
+    history = [log_entry(logged) for logged in trainer.state.log_history]
     run.facts.update(
         steps=trainer.state.global_step,
         epochs=trainer.state.num_train_epochs,
@@ -378,7 +299,7 @@ def _chosen(trainer: RunTrainer, history: Sequence[dict[str, Any]]) -> dict[str,
     key = args.metric_for_best_model if args.load_best_model_at_end else None
     if key is not None:
         key = f"eval_{key.removeprefix('eval_')}"
-    keys = [name for name in (*_ON_REPLIES, key) if any(name in entry for entry in history)]
+    keys = [name for name in (*ON_REPLIES, key) if any(name in entry for entry in history)]
     facts: dict[str, Any] = {
         "metric": key,
         "greater_is_better": args.greater_is_better if key else None,

@@ -19,10 +19,10 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from empo import models
+from empo.alignment.callbacks import LogFile
 from empo.alignment.dpo import EpochCollator, RedrawnDPOTrainer, dpo_rows
 from empo.alignment.sft import MaskedTurnTrainer, sft_rows
 from empo.alignment.training import (
-    LogFile,
     length_facts,
     score_labelled_positions_only,
     start_run,

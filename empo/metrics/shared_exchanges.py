@@ -65,7 +65,15 @@ def align(
                     )
     aligned = {name: [by_id[name][key] for key in ids] for name in by_id}
     references = [
-        r.model_copy(update={"response": r.reference, "system": HUMAN}) for r in aligned[first]
+        Response(
+            id=r.id,
+            emotion=r.emotion,
+            context=r.context,
+            reference=r.reference,
+            response=r.reference,
+            system=HUMAN,
+        )
+        for r in aligned[first]  # without further keys: they are of the system's replies
     ]
     if HUMAN in aligned and [r.response for r in aligned.pop(HUMAN)] != [
         r.response for r in references

@@ -87,7 +87,8 @@ def _length_matters(tested: Sequence[Mapping[str, Any]]) -> str:
             lists["vanish" if marked else "appear"].append(f"{name} ({row['a']} − {row['b']})")
     sentences = {
         "vanish": "Marked, but not told from 0 between replies equally long",
-        "appear": "Not marked, but away from 0 between replies equally long",
+        "appear": "Not marked, but the interval between replies equally long, which is not corrected "
+        "for the number of tests, leaves 0 out",
     }
     return "".join(
         f"\n{sentences[key]}: {escape('; '.join(names))}.\n"

@@ -61,20 +61,20 @@ def _lexicon_values(systems: Mapping[str, Any], measured: set[str], published: b
         if "iva" in measured:
             cells[1:] = [number(value["mean_absolute"], 4) for value in metrics["iva"].values()]
         rows[name] = cells
+    headers = ["system", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"]
+    bounds = ["system", "n", "unseen", *headers[1:]]
+    values, intervals = with_published(rows, WORDS, published), _intervals(systems)
+    if "iva" not in measured and not published:  # no columns without a value
+        headers, values = headers[:2], [row[:2] for row in values]
+        bounds, intervals = bounds[:4], [row[:4] for row in intervals]
     return (
         "NIDF: 0 for frequent words, 1 for rare ones; mean ± standard deviation over responses. ΔI, "
         "ΔV, ΔA, ΔD: prompt minus response in emotional intensity, valence, arousal and dominance "
         "of the strongest word; smaller absolute values are closer to the speaker.\n\n"
-        + table(
-            ["system", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"],
-            with_published(rows, WORDS, published),
-        )
+        + table(headers, values)
         + "\n95 % bootstrap intervals of these means; n are the responses with a NIDF, which a blank "
         "one has not; *unseen*: share of their different words that the table of NIDF lacks and that "
-        "count as rare, invented ones too.\n\n"
-        + table(
-            ["system", "n", "unseen", "NIDF", "|ΔI|", "|ΔV|", "|ΔA|", "|ΔD|"], _intervals(systems)
-        )
+        "count as rare, invented ones too.\n\n" + table(bounds, intervals)
     )
 
 

@@ -70,6 +70,13 @@ def test_only_shared_exchanges_in_the_order_of_the_first_system():
     assert left_out == {"one": 1, "two": 1}
 
 
+def test_references_have_no_keys_of_a_systems_replies():
+    rows = [Response.model_validate({**r.model_dump(), "finished": False}) for r in SYSTEMS["one"]]
+    aligned, _ = align({"one": rows})
+    assert "finished" in aligned["one"][0].model_extra
+    assert aligned["human"][0].model_extra == {}
+
+
 def test_systems_must_agree_on_references():
     other = {"two": system("two", {"x": "i", "y": "i"}, reference="other")}
     with pytest.raises(UserError) as error:

@@ -101,7 +101,7 @@ def language_understanding(
         },
         "comparisons": rows,
         "not_run": not_run,
-        "notes": _settings_notes(runs, labels) + _cut_notes(cut),
+        "notes": _settings_notes(runs, labels) + _other_models(runs, labels) + _cut_notes(cut),
     }
 
 
@@ -166,6 +166,30 @@ def _settings_notes(runs: Sequence[RunFolder], labels: Sequence[str]) -> list[st
         for key, of_value in values.items()
         if len(of_value) > 1
     ]
+
+
+def _other_models(runs: Sequence[RunFolder], labels: Sequence[str]) -> list[str]:
+    """Systems whose scores are of another training than their replies, as far as both tell it."""
+    notes = []
+    for run, label in zip(runs, labels, strict=True):
+        replies = (run["results"] or {"systems": {}})["systems"]
+        for results in run["harness"].values():
+            here, there = results["trained"], replies.get(results["system"], {}).get("trained")
+            if not here or not there:
+                continue
+            differing = ["seed"] if here.get("seed") != there.get("seed") else []
+            settings = here.get("settings", {})
+            differing += [
+                key
+                for key, value in there.get("settings", {}).items()
+                if key in settings and settings[key] != value
+            ]
+            if differing:
+                notes.append(
+                    f"The scores of {results['system']} in {label} are of another training than its "
+                    f"replies (it differs in {', '.join(differing)})."
+                )
+    return notes
 
 
 def _cut_notes(cut: Mapping[str, Sequence[str]]) -> list[str]:

@@ -275,3 +275,20 @@ def test_files_of_a_folder_are_read_in_both_places(tmp_path):
     write_json(tmp_path / "harness.json", {"schema": "empo.harness/9"})
     with pytest.raises(UserError, match=r"harness.json, field 'schema': 'empo.harness/9'"):
         read_folder(tmp_path)
+
+
+def test_scores_of_another_training_than_the_replies_are_noted(three):
+    trained = {"command": "dpo", "seed": 7, "settings": {"lora_alpha": 4, "beta": 0.1}}
+    for one in three:
+        one["results"] = {"systems": {"dpo": {"digest": "same", "trained": trained}}}
+        for file in one["harness"].values():
+            if file["system"] == "dpo":
+                file["trained"] = trained
+    assert language_understanding(three, LABELS)["notes"] == []
+    for file in three[1]["harness"].values():
+        if file["system"] == "dpo":
+            file["trained"] = {"command": "dpo", "seed": 8, "settings": {"lora_alpha": 16}}
+    assert (
+        "The scores of dpo in seed 1 are of another training than its replies (it differs in seed, "
+        "lora_alpha)."
+    ) in language_understanding(three, LABELS)["notes"]

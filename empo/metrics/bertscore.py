@@ -40,7 +40,8 @@ _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer
 def bertscore(responses: Sequence[Response], scorer: Scorer, seed: int = 0) -> MetricResult:
     """Mean F1, precision and recall of the responses against their references.
 
-    0..1 in practice (cosines can be below 0, and so can rescaled values). A text is blank where the
+    0..1 in practice (cosines can be below 0, and so can rescaled values); the library orders equally
+    long texts by their hash, so that digits behind the sixth change with the process. A text is blank where the
     encoder's tokenizer makes no token of it: a blank response has the score 0 (before rescaling), as
     bert-score has it; a response to a blank reference has none.
 

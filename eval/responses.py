@@ -9,7 +9,8 @@ Metrics, all that can run unless --metrics names some: diff_epitome (levels of e
 reference; needs raters of the three EPITOME mechanisms), bertscore (closeness to the reference;
 needs --bertscore-model), trie, distinct_n and self_bleu (diversity), nidf (specificity; needs a
 table), iva (emotional intensity, valence, arousal, dominance; needs the NRC lexicons),
-emotion_shares (EmoLex), length. Systems are compared in pairs on the exchanges that all answered.
+emotion_shares (EmoLex), repetition, length. Systems are compared in pairs on the exchanges that all
+answered.
 
 Writes results.json, per_response.jsonl, report.md and figures. Exit code 0: done; 2: an error in
 what was given; 3: something asked for by name could not run (it stands in `not_run`).

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,20 +213,28 @@ def _cannot_load(what: str, name: str, error: Exception) -> UserError:
     )
 
 
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Load models inside as on one process: under ZeRO-3 they would come in shards."""
+    from transformers.integrations import deepspeed
+
+    zero3 = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = zero3
+
+
 def merge(source: ModelSource, folder: str | Path, dtype: str = "float32") -> None:
     """Merge the adapter of `source` in float32, cast to `dtype`, save model, tokenizer and facts.
 
     `run.json`, written last, says what was merged and what prompts looked like in its training.
     """
     import torch
-    from transformers.integrations import deepspeed
 
-    zero3 = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()  # else ZeRO-3 would hand out the weights in shards
-    try:
+    with whole_weights():
         model = load_model(source)
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = zero3
     model = model.merge_and_unload()
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     load_tokenizer(source).save_pretrained(folder)

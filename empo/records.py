@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 RESULTS_SCHEMA = "empo.results/1"
 RUN_SCHEMA = "empo.run/1"
@@ -150,6 +150,29 @@ def read_json(path: str | Path) -> Any:
         return json.loads(read_text(path), parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
+
+
+def read_typed(path: str | Path, schema: str, adapter: TypeAdapter[Any], remedy: str) -> Any:
+    """Read a JSON document of one of our schemas.
+
+    Raises UserError where the file is of no or another schema, with `remedy` (a sentence), or names
+    the field that does not fit it.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict) or "schema" not in document:
+        raise UserError(f"{path}: this is no file of the schema {schema!r}. {remedy}")
+    if document["schema"] != schema:
+        raise UserError(
+            f"{path}, field 'schema': {document['schema']!r}, but this version reads {schema!r}. "
+            f"{remedy}"
+        )
+    try:
+        adapter.validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}, field {field!r}: {first['msg']}.") from None
+    return document
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:

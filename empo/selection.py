@@ -21,13 +21,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedModel
-from transformers.integrations import deepspeed
 
 from empo.alignment.settings import SELECTABLE, SelectionSettings
 from empo.dialogues import Dialogue, Exchange
 from empo.generation import Decoding, reply_to
 from empo.metrics import MetricResult
-from empo.models import ModelSource
+from empo.models import ModelSource, whole_weights
 from empo.prompts import ChatFormat
 from empo.records import Response, UserError, finite
 
@@ -179,17 +178,6 @@ def as_it_was(model: PreTrainedModel, chat: ChatFormat) -> Iterator[None]:
         np.random.set_state(numpy)
         chat.tokenizer.padding_side = side
         model.train(training)
-
-
-@contextmanager
-def whole_weights() -> Iterator[None]:
-    """Load models inside as on one process: under ZeRO-3 they would come in shards."""
-    zero3 = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = zero3
 
 
 def _metrics(

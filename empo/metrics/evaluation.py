@@ -89,31 +89,12 @@ def evaluate(
     and where a rater does not fit DIFF-EPITOME.
     """
     aligned, left_out = align(systems, minimum_shared)
-    ready: dict[str, Metric] = {
-        "trie": trie,
-        "distinct_n": distinct_n,
-        "self_bleu": partial(self_bleu, seed=seed),
-        "emotion_shares": partial(emotion_shares, seed=seed),
-        "repetition": partial(repetition, seed=seed),
-        "length": partial(length, seed=seed),
-    }
-    if nidf_table is not None:
-        ready["nidf"] = partial(nidf, table=nidf_table, seed=seed)
-    if lexicons is not None:
-        ready["iva"] = partial(iva, lexicons=lexicons, seed=seed)
     asked = [name for name in METRICS if name in set(metrics)]
-    if rater is not None and "diff_epitome" in asked:
-        require_mechanisms(rater)  # before minutes of other metrics
-        ready["diff_epitome"] = partial(diff_epitome, rater=RatedOnce(rater), seed=seed)
-    if scorer is not None:
-        ready["bertscore"] = partial(bertscore, scorer=scorer, seed=seed)
+    ready = _ready(seed, nidf_table, lexicons, rater if "diff_epitome" in asked else None, scorer)
     reasons = {**NEEDED, **(unavailable or {})}
-    if importlib.util.find_spec("nrclex") is None:
-        del ready["emotion_shares"]
-    ready = {name: ready[name] for name in asked if name in ready}
-    ready |= extra or {}
     if list(aligned) == [HUMAN] and ready.pop("bertscore", None):
         reasons["bertscore"] = "there are only references, which equal themselves."
+    ready = {name: ready[name] for name in asked if name in ready} | dict(extra or {})
 
     measured, comparisons = _measure(aligned, ready, seed, resamples)
     return {
@@ -147,6 +128,35 @@ def evaluate(
         "warnings": _warnings(measured),
         "per_response": _per_response(aligned, measured),
     }
+
+
+def _ready(
+    seed: int,
+    nidf_table: NidfTable | None,
+    lexicons: Lexicons | None,
+    rater: Rater | None,
+    scorer: Scorer | None,
+) -> dict[str, Metric]:
+    """Every metric that has what it needs, as a function of the responses alone."""
+    ready: dict[str, Metric] = {
+        "trie": trie,
+        "distinct_n": distinct_n,
+        "self_bleu": partial(self_bleu, seed=seed),
+        "repetition": partial(repetition, seed=seed),
+        "length": partial(length, seed=seed),
+    }
+    if nidf_table is not None:
+        ready["nidf"] = partial(nidf, table=nidf_table, seed=seed)
+    if lexicons is not None:
+        ready["iva"] = partial(iva, lexicons=lexicons, seed=seed)
+    if rater is not None:
+        require_mechanisms(rater)  # before minutes of other metrics
+        ready["diff_epitome"] = partial(diff_epitome, rater=RatedOnce(rater), seed=seed)
+    if scorer is not None:
+        ready["bertscore"] = partial(bertscore, scorer=scorer, seed=seed)
+    if importlib.util.find_spec("nrclex") is not None:
+        ready["emotion_shares"] = partial(emotion_shares, seed=seed)
+    return ready
 
 
 def _measure(

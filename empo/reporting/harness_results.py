@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
-from pydantic import TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from empo.records import UserError, read_json, write_json
+from empo.records import read_typed, write_json
 from empo.reporting.markdown import aligned, number
 
 HARNESS_SCHEMA = "empo.harness/1"
@@ -105,24 +105,8 @@ def write_harness(path: str | Path, results: Mapping[str, Any]) -> None:
 
 def read_harness(path: str | Path) -> dict[str, Any]:
     """Read harness.json; UserError names the field that does not fit the schema."""
-    results = read_json(path)
-    if not isinstance(results, dict) or "schema" not in results:
-        raise UserError(
-            f"{path}: this is no file of the schema {HARNESS_SCHEMA!r}. Give a folder that "
-            "eval/harness.py wrote."
-        )
-    if results["schema"] != HARNESS_SCHEMA:
-        raise UserError(
-            f"{path}, field 'schema': {results['schema']!r}, but this version reads "
-            f"{HARNESS_SCHEMA!r}. Evaluate the model again with eval/harness.py."
-        )
-    try:
-        _HARNESS.validate_python(results)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}, field {field!r}: {first['msg']}.") from None
-    return results
+    remedy = "Evaluate the model again with eval/harness.py."
+    return read_typed(path, HARNESS_SCHEMA, _HARNESS, remedy)
 
 
 def plain_summary(results: Mapping[str, Any]) -> str:

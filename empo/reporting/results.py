@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
-from pydantic import TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from empo.records import RESULTS_SCHEMA, UserError, read_json, sha256, write_json, write_jsonl
+from empo.records import RESULTS_SCHEMA, read_typed, sha256, write_json, write_jsonl
 
 
 @with_config(extra="allow")
@@ -128,21 +128,5 @@ def write_results(path: str | Path, results: dict[str, Any]) -> None:
 
 def read_results(path: str | Path) -> dict[str, Any]:
     """Read a results file; UserError names the field that does not fit the schema."""
-    results = read_json(path)
-    if not isinstance(results, dict) or "schema" not in results:
-        raise UserError(
-            f"{path}: this is no results file of the schema {RESULTS_SCHEMA!r}. Give a folder that "
-            "eval/responses.py wrote."
-        )
-    if results["schema"] != RESULTS_SCHEMA:
-        raise UserError(
-            f"{path}, field 'schema': {results['schema']!r}, but this version reads "
-            f"{RESULTS_SCHEMA!r}. Measure the responses again with eval/responses.py."
-        )
-    try:
-        _RESULTS.validate_python(results)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}, field {field!r}: {first['msg']}.") from None
-    return results
+    remedy = "Measure the responses again with eval/responses.py."
+    return read_typed(path, RESULTS_SCHEMA, _RESULTS, remedy)

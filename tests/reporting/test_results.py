@@ -31,7 +31,7 @@ def test_warnings_are_a_list_of_sentences(rated, tmp_path):
 def test_errors_name_file_and_field(results, tmp_path):
     path = tmp_path / "results.json"
     write_json(path, {"one": 1})
-    with pytest.raises(UserError, match=r"results\.json: this is no results file of the schema"):
+    with pytest.raises(UserError, match=r"results\.json: this is no file of the schema 'empo.res"):
         read_results(path)
     write_json(path, results | {"schema": "empo.results/2"})
     with pytest.raises(UserError, match="'empo.results/2', but this version reads .* Measure the"):

@@ -23,14 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_best(settings, args, given)
 
     from empo.alignment.dpo import (
-        EpochCollator,
-        RedrawnDPOTrainer,
         check_prompts,
         dpo_rows,
         epochs_drawn,
         hand_over,
         policy_and_reference,
+        reference_identity,
+        shares_prefix,
     )
+    from empo.alignment.dpo_trainer import RedrawnDPOTrainer
+    from empo.alignment.pair_batches import EpochCollator
     from empo.alignment.training import (
         base_facts,
         finish,
@@ -62,17 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     epochs = epochs_drawn(args, len(exchanges))
     draws = Draws(exchanges, table, args.seed)
     valid_draws = Draws(valid_exchanges, table, args.seed)
-    rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs)
-    valid_rows, valid_lengths = dpo_rows(valid_exchanges, valid_draws, chat, args.max_length, 1)
+    several = settings.rejected_per_prompt
+    rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs, several)
+    valid_rows, valid_lengths = dpo_rows(
+        valid_exchanges, valid_draws, chat, args.max_length, 1, several
+    )
     measure = validation_measure(
         settings, chat, source, train_corpus.dialogues, valid_exchanges, args.seed
     )
-    policy, reference_model, reference = policy_and_reference(settings, source)
+    if launch["actual"]["type"] == "FSDP" and args.precompute_ref_log_probs:
+        args.precompute_ref_log_probs = False  # weights are in shards only once training starts
+        print("FSDP: the reference is run in every step, not once before training")
+    policy, reference_model, reference = policy_and_reference(settings, source, args)
+    shared = shares_prefix(settings, args, policy.config)
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},
         adapter=not settings.full_training,
         reference=reference,
+        shared_prefix=shared,
         start=source.facts(),
         **({"selection": measure.facts} if measure else {}),
         **base_facts(source, args.output_dir),
@@ -86,9 +96,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_dataset=valid_rows,
         processing_class=tokenizer,
         peft_config=None if source.adapters else fresh_adapter(settings),
-        data_collator=EpochCollator(tokenizer.pad_token_id, max_length=None),
+        data_collator=EpochCollator(
+            tokenizer.pad_token_id,
+            pad_to_multiple_of=args.pad_to_multiple_of,
+            rejected_per_prompt=several,
+            shared=shared,
+        ),
         measure=measure,
+        tokens_per_batch=settings.tokens_per_batch,
+        reference_folder=settings.reference_cache,
+        reference_identity=reference_identity(settings, args, source, chat),
     )
+    job.facts["reference_logps"] = trainer.reference_facts
     train(trainer, job)
     finish(trainer, job)
     if trainer.is_world_process_zero():

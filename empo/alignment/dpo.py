@@ -1,53 +1,57 @@
-"""DPO whose rejected replies are drawn anew in every epoch, on trl's DPOTrainer.
-
-Every row carries the rejected replies of all epochs, drawn ahead by `empo.preferences`; the
-collator takes the one of the current epoch. The epoch lies in shared memory, so that persistent
-workers see it too, and is set before an epoch's first batch, also after a resume.
-"""
+"""What DPO trains on and starts from: rows with the draws of all epochs, policy and reference."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from datasets import Dataset
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from transformers import PretrainedConfig, PreTrainedModel
+from trl import DPOConfig
 
 from empo.alignment.settings import DpoSettings
-from empo.alignment.training import RunTrainer, length_facts
+from empo.alignment.shared_prefix import refusal
+from empo.alignment.training import length_facts
 from empo.dialogues import Exchange
 from empo.models import ModelSource, load_model, resolve
 from empo.preferences import Draws
 from empo.prompts import ChatFormat
 from empo.records import UserError
 
+logger = logging.getLogger(__name__)
+
 
 def dpo_rows(
-    exchanges: Sequence[Exchange], draws: Draws, chat: ChatFormat, max_length: int, epochs: int
+    exchanges: Sequence[Exchange],
+    draws: Draws,
+    chat: ChatFormat,
+    max_length: int,
+    epochs: int,
+    rejected_per_prompt: int = 1,
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Rows with `prompt_ids`, `chosen_ids` and `rejected_pool` (one reply per epoch).
+    """Rows with `prompt_ids`, `chosen_ids` and `rejected_pool` (K replies for every epoch in turn).
+
+    `length` is the number of tokens of the row in its largest epoch, the prompt counted once; `row`
+    its place. The K replies of an epoch are K draws that follow each other, so they differ.
 
     Replies end on the end-of-text token and are never cut. A prompt gives up its oldest turns until
     it fits with the longest of the row's replies; where even the last turn does not fit, the row is
     left out and named in the facts.
     """
+    several = rejected_per_prompt
+    if small := {e: n for e, n in draws.pool_sizes().items() if n < several}:
+        raise UserError(
+            f"rejected_per_prompt: {several} different replies are needed, but there are fewer of "
+            + ", ".join(f"{emotion!r} ({number})" for emotion, number in small.items())
+        )
     rows: list[dict[str, Any]] = []
     lengths: list[int] = []
     shortened, filtered, chosen_tokens = 0, [], 0
     for exchange in exchanges:
         chosen = list(chat.completion(exchange.reply))
-        rejected = [draws.draw(epoch, exchange.id) for epoch in range(epochs)]
+        rejected = [draws.draw(epoch, exchange.id) for epoch in range(epochs * several)]
         pool = [list(chat.completion(reply.reply)) for reply in rejected]
         longest = max(len(chosen), *map(len, pool))
         prompt, dropped = chat.fitting_prompt(exchange.messages(), max_length - longest)
@@ -57,9 +61,13 @@ def dpo_rows(
         shortened += dropped > 0
         chosen_tokens += len(chosen)
         lengths.append(len(prompt) + longest)
+        drawn = [len(reply) for reply in pool]
+        of_an_epoch = [sum(drawn[e * several : (e + 1) * several]) for e in range(epochs)]
         rows.append(
             {
                 "id": exchange.id,
+                "row": len(rows),
+                "length": len(prompt) + len(chosen) + max(of_an_epoch),
                 "prompt_ids": prompt,
                 "chosen_ids": chosen,
                 "rejected_pool": pool,
@@ -110,12 +118,13 @@ def epochs_drawn(args: DPOConfig, rows: int) -> int:
 
 
 def policy_and_reference(
-    settings: DpoSettings, source: ModelSource
+    settings: DpoSettings, source: ModelSource, args: DPOConfig
 ) -> tuple[PreTrainedModel, PreTrainedModel | None, str]:
     """The policy, the reference model where one is needed beside it, and the reference in words.
 
     With adapters there is one set of base weights: the reference is the base without the fresh
-    adapter, or with the frozen copy of the SFT adapter that trl makes.
+    adapter, or with the frozen copy of the SFT adapter that trl makes. Where the reference is run
+    before training, the policy itself is it.
     """
 
     def load() -> PreTrainedModel:
@@ -124,57 +133,43 @@ def policy_and_reference(
         )
 
     if settings.full_training:
-        return load(), load(), f"a frozen copy of {source.base}"
+        beside = None if args.precompute_ref_log_probs else load()
+        return load(), beside, f"a frozen copy of {source.base}"
     if source.adapters:
         return load(), None, f"a frozen copy of the adapter {source.adapters[-1]}"
     return load(), None, f"{source.base} without the adapter"
 
 
-@dataclass
-class EpochCollator(DataCollatorForPreference):
-    """trl's collator on the rejected reply of the current epoch; rows with one reply keep it."""
+def shares_prefix(settings: DpoSettings, args: DPOConfig, config: PretrainedConfig) -> bool:
+    """Whether prompts are computed once: as set, and where nothing is set wherever it can be.
 
-    def __post_init__(self) -> None:
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draw of `epoch` (0-based) from now on, in every worker."""
-        self._epoch.fill_(epoch)
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate rows of `dpo_rows`."""
-        epoch = int(self._epoch)
-        return super().torch_call(
-            [
-                {
-                    "prompt_ids": row["prompt_ids"],
-                    "chosen_ids": row["chosen_ids"],
-                    "rejected_ids": row["rejected_pool"][epoch % len(row["rejected_pool"])],
-                }
-                for row in examples
-            ]
-        )
+    Raises UserError with the reason where it was asked for and cannot be.
+    """
+    if settings.shared_prefix is False:
+        return False
+    reason = refusal(config, settings.attention, args.max_length)
+    if reason is None and args.accelerator_config.dispatch_batches:
+        reason = "dispatch_batches would cut its layout into pieces"
+    if reason is None:
+        return True
+    if settings.shared_prefix:
+        raise UserError(f"shared_prefix: {reason}. Set it to false.")
+    logger.warning("prompts are not shared between their replies: %s", reason)
+    return False
 
 
-class SetEpoch(TrainerCallback):
-    """Tells the collator which epoch begins."""
-
-    def __init__(self, collator: EpochCollator) -> None:
-        self.collator = collator
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Set before the first batch is asked for; `state.epoch` is fractional after a resume."""
-        self.collator.set_epoch(int(state.epoch or 0))
-
-
-class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
-    """trl's DPOTrainer on tokenised rows whose rejected reply changes with the epoch."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.add_callback(SetEpoch(self.data_collator))
-
-    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
-        return dataset  # the rows are tokenised; trl would filter long ones without a word
+def reference_identity(
+    settings: DpoSettings, args: DPOConfig, source: ModelSource, chat: ChatFormat
+) -> dict[str, Any]:
+    """What the reference's log-probabilities depend on beside the tokens."""
+    start = source.facts()
+    return {
+        "weights": [
+            {key: value for key, value in part.items() if key != "name" or "sha256" not in part}
+            for part in (start["base"], *start["adapters"])
+        ],
+        "dtype": settings.dtype,
+        "autocast": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
+        "load_in_4bit": settings.load_in_4bit,
+        "template_sha256": chat.sha256,
+    }

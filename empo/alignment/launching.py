@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from empo.alignment.settings import DEFAULTS
+from empo.alignment.settings import DEFAULTS, DPO_DEFAULTS, DpoSettings
 from empo.records import UserError
 from empo.settings import resolve
 
@@ -40,7 +40,7 @@ def parse_recipe(
         config,
         prog=f"recipes/{name}.py",
         description=description,
-        defaults=DEFAULTS,
+        defaults=DPO_DEFAULTS if settings is DpoSettings else DEFAULTS,
     )
     launch = check_launch(args, ours.processes)
     check_options(args)
@@ -121,12 +121,12 @@ def check_options(args: TrainingArguments) -> None:
     if getattr(args, "packing", False):
         problems.append("packing: rows are trained on unpacked; group_by_length saves padding.")
     if hasattr(args, "beta"):
-        if args.precompute_ref_log_probs:
-            problems.append("precompute_ref_log_probs: replies are drawn anew every epoch.")
+        if args.precompute_ref_log_probs and args.ld_alpha is not None:
+            problems.append(
+                "ld_alpha: it needs the reference token by token; set precompute_ref_log_probs: false."
+            )
         if args.max_length is None:
             problems.append("max_length: DPO needs a number of tokens.")
-        if args.train_sampling_strategy == "group_by_length":
-            problems.append("train_sampling_strategy: DPO rows cannot be grouped by length.")
     if problems:
         raise UserError(
             "these options cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems)

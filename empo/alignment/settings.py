@@ -28,8 +28,12 @@ DEFAULTS: dict[str, Any] = {
     "ddp_find_unused_parameters": False,
     "bf16": False,
     "gradient_checkpointing": False,
+    "logging_nan_inf_filter": False,
 }
 """Values below the YAML where trl's own defaults do not suit a CPU or a run one wants to follow."""
+
+DPO_DEFAULTS: dict[str, Any] = {**DEFAULTS, "precompute_ref_log_probs": True}
+"""The same for DPO, whose reference is run once for the draws of all epochs."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,24 @@ class DpoSettings(TuningSettings):
         help="merge: reference = SFT weights merged, policy = a fresh adapter on them; "
         "keep: go on training the SFT adapter, reference = a frozen copy of it",
     )
+    rejected_per_prompt: int = option(
+        1, help="rejected replies drawn per prompt and epoch; the loss is the mean of their pairs"
+    )
+    shared_prefix: bool | None = option(
+        None,
+        help="compute a prompt once for all its replies: same loss, fewer tokens (default: true "
+        "where the architecture was verified)",
+    )
+    tokens_per_batch: int | None = option(
+        None,
+        help="put rows of like length together, up to this many tokens a batch; "
+        "per_device_train_batch_size is then the most rows",
+    )
+    reference_cache: str | None = option(
+        None,
+        help="folder of the reference's log-probabilities; runs may share it "
+        "(default: `reference` in the run folder)",
+    )
 
     def problems(self) -> list[str]:
         """What cannot work."""
@@ -226,6 +248,12 @@ class DpoSettings(TuningSettings):
             found.append("sft_adapter: a 4-bit base is never merged into; set it to keep.")
         if self.full_training and self.sft_adapter == "keep":
             found.append("sft_adapter: keep needs adapters; full_training has none.")
+        if self.rejected_per_prompt < 1:
+            found.append(
+                f"rejected_per_prompt: {self.rejected_per_prompt} is no pair; at least 1 is needed."
+            )
+        if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
+            found.append(f"tokens_per_batch: {self.tokens_per_batch} is no number of tokens.")
         if self.lora_dropout:
             found.append(f"lora_dropout: DPO runs without dropout, {self.lora_dropout} given.")
         return found

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import trl.trainer.utils
+from accelerate.utils import reduce
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 from transformers import (
@@ -43,13 +44,16 @@ from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS
 from empo.models import ModelSource, lora_config, weights_identity
 from empo.prompts import ChatFormat
-from empo.records import UserError, finite, write_jsonl, write_text
+from empo.records import UserError, finite, write_json, write_jsonl, write_text
 from empo.runs import Run
 
 logger = logging.getLogger(__name__)
 
+ROWS = "rows"
+"""Key of a batch under which the places of its rows in the data set are."""
+
 _WEIGHTS = ("sha256", "revision", "commit")
-_VOLATILE = {"output_dir", "processes", "threads", "logging_dir", "hub_token"}
+_VOLATILE = {"output_dir", "processes", "threads", "logging_dir", "hub_token", "reference_cache"}
 
 
 def score_labelled_positions_only() -> None:
@@ -69,6 +73,14 @@ def score_labelled_positions_only() -> None:
     trl.trainer.utils._use_triton = on_cpu_too
 
 
+class Batch(NamedTuple):
+    """What a step was made of: places in the data set where known, token ids, loss."""
+
+    rows: torch.Tensor | None
+    input_ids: torch.Tensor
+    loss: torch.Tensor
+
+
 class RunTrainer(Trainer):
     """Mixed into trl's trainers: every save carries a model card made from the run's facts.
 
@@ -86,7 +98,38 @@ class RunTrainer(Trainer):
     ) -> None:
         score_labelled_positions_only()
         self.measure = measure
+        self._step_batches: list[Batch] = []
         super().__init__(*args, **kwargs)
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The trainer's step; its batch is remembered until the gradient is known to be finite."""
+        rows = inputs.pop(ROWS, None)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_batches.append(Batch(rows, inputs["input_ids"], loss))
+        return loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The trainer's, on what the model takes."""
+        inputs.pop(ROWS, None)
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Stop on all processes before an optimizer step that would spoil the weights."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        batches, self._step_batches = self._step_batches, []
+        if self.accelerator.scaler is None:  # with one, fp16 steps that overflow are left out
+            value = torch.as_tensor(norm, dtype=torch.float32, device=self.args.device)
+            losses = torch.stack([batch.loss.float() for batch in batches])
+            # DeepSpeed says -1 where the norm is not finite
+            broken = ~torch.isfinite(value) | (value < 0) | ~torch.isfinite(losses).all()
+            if reduce(broken.float(), "sum") > 0:
+                stop_on_non_finite(self, batches, value.item())
+        return norm
 
     def evaluation_loop(
         self,
@@ -142,6 +185,33 @@ class RunTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             write_text(folder / "README.md", model_card(self.run.facts))
+
+
+def stop_on_non_finite(trainer: RunTrainer, batches: Sequence[Batch], norm: float) -> None:
+    """Write down what the failed step was made of, and raise UserError with what to try."""
+    args, state = trainer.args, trainer.state
+    rank = f"-process-{args.process_index}" if args.world_size > 1 else ""
+    path = Path(args.output_dir) / f"non_finite{rank}.json"
+    named = "id" in trainer.train_dataset.column_names
+    entries = [
+        {
+            "loss": finite(batch.loss.item()),
+            **(
+                {"ids": [trainer.train_dataset[int(row)]["id"] for row in batch.rows]}
+                if named and batch.rows is not None
+                else {"input_ids": batch.input_ids.tolist()}
+            ),
+        }
+        for batch in batches
+    ]
+    facts = {"step": state.global_step + 1, "epoch": state.epoch, "gradient_norm": finite(norm)}
+    write_json(path, facts | {"batches": entries})
+    raise UserError(
+        f"step {state.global_step + 1}: loss or gradient is not finite (null in {path}, which names "
+        "the rows of the step). The weights of the last checkpoint are whole. Try a lower "
+        "learning_rate, a longer warmup, a lower max_grad_norm or bf16 in place of fp16, and look at "
+        "the rows."
+    )
 
 
 def read_splits(

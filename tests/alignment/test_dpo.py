@@ -16,14 +16,9 @@ from transformers.trainer_utils import set_seed
 from trl import DPOConfig
 
 from empo import models
-from empo.alignment.dpo import (
-    EpochCollator,
-    RedrawnDPOTrainer,
-    SetEpoch,
-    dpo_rows,
-    hand_over,
-    policy_and_reference,
-)
+from empo.alignment.dpo import dpo_rows, hand_over, policy_and_reference
+from empo.alignment.dpo_trainer import RedrawnDPOTrainer
+from empo.alignment.pair_batches import EpochCollator, SetEpoch
 from empo.alignment.settings import DpoSettings
 from empo.alignment.training import fresh_adapter
 from empo.corpora import load_corpus
@@ -148,7 +143,7 @@ def test_every_epoch_sees_its_own_draw(rows: Dataset, workers: dict[str, Any]) -
     row_of = {tuple(row["prompt_ids"]): row for row in different}
     chosen = list(row_of.values())[:12]
     assert len(chosen) == 12
-    collator = EpochCollator(0, max_length=None)
+    collator = EpochCollator(0)
     loader = DataLoader(chosen, batch_size=4, collate_fn=collator, **workers)
     callback = SetEpoch(collator)
     for epoch in range(EPOCHS):
@@ -158,17 +153,17 @@ def test_every_epoch_sees_its_own_draw(rows: Dataset, workers: dict[str, Any]) -
 
 
 def test_after_a_resume_the_epoch_is_the_one_it_stopped_in() -> None:
-    collator = EpochCollator(0, max_length=None)
-    row = {"prompt_ids": [1], "chosen_ids": [2], "rejected_pool": [[10], [11], [12]]}
+    collator = EpochCollator(0)
+    row = {"id": "a", "row": 0, "prompt_ids": [1], "chosen_ids": [2], "rejected_pool": [[10], [11], [12]]}
     for epoch, expected in [(1.43, 11), (2.0, 12), (None, 10), (3.2, 10)]:
         SetEpoch(collator).on_epoch_begin(None, TrainerState(epoch=epoch), TrainerControl())
         assert collator([row])["input_ids"].tolist() == [[1, 2], [1, expected]]
 
 
 def test_rows_with_one_reply_keep_it_in_every_epoch() -> None:
-    collator = EpochCollator(0, max_length=None)
+    collator = EpochCollator(0)
     collator.set_epoch(2)
-    row = {"prompt_ids": [1], "chosen_ids": [2], "rejected_pool": [[10]]}
+    row = {"id": "a", "row": 0, "prompt_ids": [1], "chosen_ids": [2], "rejected_pool": [[10]]}
     assert collator([row])["input_ids"].tolist() == [[1, 2], [1, 10]]
 
 
@@ -209,7 +204,7 @@ def trainer_of(
         args = arguments(tmp_path / "run")
         source = hand_over(given)
         set_seed(42)
-        policy, reference, _ = policy_and_reference(given, source)
+        policy, reference, _ = policy_and_reference(given, source, args)
         tokenizer = load_tokenizer(source)
         return RedrawnDPOTrainer(
             model=policy,
@@ -218,7 +213,7 @@ def trainer_of(
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=None if source.adapters else fresh_adapter(given),
-            data_collator=EpochCollator(tokenizer.pad_token_id, max_length=None),
+            data_collator=EpochCollator(tokenizer.pad_token_id),
         )
 
     return make
@@ -318,7 +313,7 @@ def test_keep_needs_an_adapter(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_the_reference_is_told_in_words(shelf: Shelf, tmp_path: Path) -> None:
     def words(given: DpoSettings) -> str:
-        return policy_and_reference(given, hand_over(given))[2]
+        return policy_and_reference(given, hand_over(given), arguments(tmp_path))[2]
 
     assert words(settings(shelf.sft, full_training=True)) == (
         f"a frozen copy of {shelf.sft / 'merged'}"

@@ -20,7 +20,9 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from empo import models
 from empo.alignment.callbacks import LogFile
-from empo.alignment.dpo import EpochCollator, RedrawnDPOTrainer, dpo_rows
+from empo.alignment.dpo import dpo_rows
+from empo.alignment.dpo_trainer import RedrawnDPOTrainer
+from empo.alignment.pair_batches import EpochCollator
 from empo.alignment.sft import MaskedTurnTrainer, sft_rows
 from empo.alignment.training import (
     length_facts,
@@ -76,7 +78,7 @@ def dpo_trainer(shelf: Shelf, folder: Path) -> RedrawnDPOTrainer:
         args=arguments(DPOConfig, folder),
         train_dataset=dpo_rows(exchanges, draws, ChatFormat(tokenizer), 400, 1)[0],
         processing_class=tokenizer,
-        data_collator=EpochCollator(tokenizer.pad_token_id, max_length=None),
+        data_collator=EpochCollator(tokenizer.pad_token_id),
     )
 
 

@@ -16,7 +16,9 @@ from transformers.trainer_utils import set_seed
 from trl import DPOConfig, DPOTrainer
 
 from empo import models
-from empo.alignment.dpo import EpochCollator, RedrawnDPOTrainer, dpo_rows
+from empo.alignment.dpo import dpo_rows
+from empo.alignment.dpo_trainer import RedrawnDPOTrainer
+from empo.alignment.pair_batches import EpochCollator
 from empo.corpora import load_corpus
 from empo.emotions import OPPOSITES
 from empo.models import load_model, load_tokenizer, lora_config
@@ -89,7 +91,7 @@ def test_on_fixed_pairs_every_step_is_trls(
         steps = [entry for entry in trainer.state.log_history if "loss" in entry]
         return [{name: entry[name] for name in MEASURED} for entry in steps], trainer
 
-    collator = EpochCollator(tokenizer.pad_token_id, max_length=None)
+    collator = EpochCollator(tokenizer.pad_token_id)
     ours, _ = losses(RedrawnDPOTrainer, rows, data_collator=collator)
     own = trl.kernels.chunked_logprob._use_triton
     monkeypatch.setattr(trl.trainer.utils, "_use_triton", own)

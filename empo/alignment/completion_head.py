@@ -1,0 +1,75 @@
+"""Log-probabilities of given tokens under a frozen output head, with the gradient ready at once.
+
+For one position, d log p(target) / d hidden = W[target] - sum_v p_v W[v]. Both terms are there in
+the forward pass, so that it keeps one vector per position instead of what would make the logits
+again: the backward pass is one multiplication. Under ZeRO-3 and FSDP the head is gathered once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+CHUNK = 1024
+"""Positions whose logits exist at the same time."""
+
+
+class FrozenHead(torch.autograd.Function):
+    """`apply(hidden, weight, bias, targets)`: what trl's DPO reads of its head's output.
+
+    `hidden` (n, width), `weight` (vocabulary, width), `bias` (vocabulary) or None, `targets` (n);
+    logits are float32 after the product, in the type of autocast where that is on. Returns
+    log-probability, entropy (nats), log of the sum of squared probabilities, mean logit and whether
+    the target is the likeliest token, each (n); only the first has a gradient, and only with
+    respect to `hidden`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Project, normalise, and keep the gradient."""
+        device = hidden.device.type
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        head = weight.to(dtype)
+        gradients, found = [], []
+        for states, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+            logits = (states.to(dtype) @ head.t()).float()
+            if bias is not None:
+                logits += bias.float()
+            logps = torch.log_softmax(logits, -1)
+            probabilities = logps.exp()
+            found.append(
+                (
+                    logps.gather(1, wanted[:, None])[:, 0],
+                    -torch.linalg.vecdot(probabilities, logps),
+                    torch.linalg.vecdot(probabilities, probabilities).log(),
+                    logits.mean(-1),
+                    logits.argmax(-1) == wanted,
+                )
+            )
+            if ctx.needs_input_grad[0]:
+                expected = (probabilities.to(dtype) @ head).float()
+                gradients.append(weight[wanted].float() - expected)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        ctx.dtype = hidden.dtype
+        outputs = tuple(torch.cat(values) for values in zip(*found, strict=True))
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
+        """Scale the kept gradient."""
+        if grad is None:
+            return None, None, None, None
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad[:, None]).to(ctx.dtype), None, None, None

@@ -1,0 +1,171 @@
+"""trl's DPOTrainer on tokenised rows: re-drawn rejected replies, shared prompts, reference ahead."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import reduce
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel
+from trl import DPOTrainer
+from trl.models import prepare_deepspeed
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from empo.alignment.layouts import pack_pairs
+from empo.alignment.pair_batches import SetEpoch
+from empo.alignment.reference_logps import with_reference
+from empo.alignment.shared_prefix import NAME, share_prefix
+from empo.alignment.training import RunTrainer
+from empo.records import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
+    """DPO whose rejected replies change with the epoch; the collator is an `EpochCollator`.
+
+    Where the collator lays out shared prompts, the model follows, and the first batch is computed
+    both ways: UserError where they differ. With `precompute_ref_log_probs` the reference is run once
+    before training and kept in `reference_folder`, under the `reference_identity` of its weights.
+    Every pair of a step has the same weight, however its batches are cut.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        reference_folder: str | Path | None = None,
+        reference_identity: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.reference_folder = reference_folder
+        self.reference_identity = reference_identity or {}
+        self.reference_facts: dict[str, Any] = {}
+        config, model = kwargs["args"], kwargs["model"]
+        ahead = config.precompute_ref_log_probs
+        adapters = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
+        if adapters:  # no reference beside the policy: trl would only hash all weights
+            config.precompute_ref_log_probs = False
+        super().__init__(*args, **kwargs)
+        config.precompute_ref_log_probs = self.precompute_ref_logps = ahead
+        self.loss_is_scaled_for_ga = True  # in compute_loss
+        self.add_callback(SetEpoch(self.data_collator))
+        self._share()
+        if ahead and adapters:
+            self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", 0)
+            if self.eval_dataset is not None:
+                self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "valid", 0)
+
+    def _share(self) -> None:
+        self._compared = not self.data_collator.shared
+        if self.data_collator.shared:
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    whole = self.accelerator.unwrap_model(model)
+                    share_prefix(whole.get_base_model() if isinstance(whole, PeftModel) else whole)
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        return dataset  # the rows are tokenised; trl would filter long ones without a word
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """In place of trl's pass: every reply of every epoch, kept on disk."""
+        self._share()
+        model = self.ref_model or self.model
+        if self.is_deepspeed_enabled and self.ref_model is None:
+            self._precompute_engine = self._precompute_engine or prepare_deepspeed(
+                self.model, self.accelerator
+            )
+            model = self._precompute_engine
+
+        def score(prompts: Sequence[list[int]], replies: Sequence[list[list[int]]]) -> Any:
+            return self._reference(model, prompts, replies)
+
+        half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
+        size = self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size
+        rows, self.reference_facts[name] = with_reference(
+            dataset,
+            name,
+            score,
+            Path(self.reference_folder or Path(self.args.output_dir) / "reference"),
+            self.reference_identity,
+            self.accelerator,
+            size,
+            tolerance=0.05 if half else 1e-3,
+        )
+        return rows
+
+    def _reference(
+        self,
+        model: torch.nn.Module,
+        prompts: Sequence[list[int]],
+        replies: Sequence[list[list[int]]],
+    ) -> list[list[float]]:
+        """Summed log-probability of every reply; the first one of a row stands for its chosen."""
+        others = [several[1:] or several for several in replies]
+        batch = DataCollatorForPreference(self.data_collator.pad_token_id)(
+            [
+                {"prompt_ids": prompt, "chosen_ids": several[0], "rejected_ids": other}
+                for prompt, several, rejected in zip(prompts, replies, others, strict=True)
+                for other in rejected
+            ]
+        )
+        numbers = [len(rejected) for rejected in others]
+        if self.data_collator.shared:
+            batch[NAME] = pack_pairs(batch, [str(n) for n in range(len(numbers))], numbers)
+        model.eval()
+        chosen, rejected = self.compute_ref_log_probs(model, self._prepare_inputs(batch))
+        found, begin = [], 0
+        for several, number in zip(replies, numbers, strict=True):
+            rest = rejected[begin : begin + number].tolist()
+            found.append([chosen[begin].item(), *rest][: len(several)])
+            begin += number
+        return found
+
+    def compute_loss(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """trl's mean over the pairs of a batch, weighted by its share of the step's pairs."""
+        if not self._compared:
+            self._compared = True
+            self._compare(model, inputs)
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if num_items_in_batch is None:
+            return loss
+        pairs = len(inputs["input_ids"]) // 2
+        return loss * (pairs * self.accelerator.num_processes / num_items_in_batch)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> torch.Tensor:
+        """Pairs of an optimizer step on all processes."""
+        pairs = sum(len(batch["input_ids"]) // 2 for batch in batch_samples)
+        return reduce(torch.tensor(float(pairs), device=device), "sum")
+
+    def _compare(self, model: PreTrainedModel, inputs: dict[str, Any]) -> None:
+        """UserError where the shared step and separate sequences say different things."""
+        mask = inputs["completion_mask"][:, 1:].bool()
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        separate = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            shared, apart = (
+                model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs[mask]
+                for given in (separate | {NAME: inputs[NAME]}, separate)
+            )
+        difference = (shared - apart).abs().mean().item()
+        allowed = 1e-3 if shared.dtype == self.model.dtype == torch.float32 else 0.1
+        allowed = 0.1 if self.args.bf16 or self.args.fp16 else allowed
+        if not difference <= allowed:
+            raise UserError(
+                f"shared_prefix: on the first batch the log-probabilities of tokens are "
+                f"{difference:.3g} nats off those of separate sequences (at most {allowed} is "
+                "rounding). Something between ignores the mask or the positions: set "
+                "shared_prefix: false."
+            )

@@ -118,12 +118,14 @@ def _tokens(
         exchanges = train.exchanges()
         epochs = epochs_drawn(args, len(exchanges))
         draws = Draws(exchanges, table, args.seed)
-        rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs)
+        several = settings.rejected_per_prompt
+        rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs, several)
         for row in rows.select(range(min(shown, len(rows)))):
             print(f"{row['id']}: marked with | is what the loss is on")
             _show(tokenizer, row["prompt_ids"], [False] * len(row["prompt_ids"]))
             for name, ids in [("chosen", row["chosen_ids"])] + [
-                (f"rejected in epoch {e}", ids) for e, ids in enumerate(row["rejected_pool"])
+                (f"rejected in epoch {draw // several}", ids)
+                for draw, ids in enumerate(row["rejected_pool"])
             ]:
                 print(f"  {name}:")
                 _show(tokenizer, ids, [True] * len(ids))

@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_best(settings, args, given)
 
     from empo.alignment.dpo import (
+        check_batches,
         check_prompts,
         dpo_rows,
         epochs_drawn,
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
     from empo.selection import validation_measure
 
+    check_batches(settings, args)
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
     train_corpus, valid_corpus = read_splits(settings, None if settings.opposites else LABELS)
     corpora = (train_corpus, valid_corpus)

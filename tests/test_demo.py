@@ -57,7 +57,7 @@ def test_the_checks_say_what_the_numbers_say(results: dict[str, Any]) -> None:
     measured = results["demo"]["evaluations"]
     assert measured["base"]["last"]["eval_loss"] <= 0.70
     assert measured["sft"]["last"]["eval_loss"] <= 0.9 * measured["sft"]["first"]["eval_loss"]
-    assert measured["dpo"]["first"]["eval_rewards/margins"] == 0
+    assert abs(measured["dpo"]["first"]["eval_rewards/margins"]) < 5e-6
     assert measured["dpo"]["last"]["eval_rewards/accuracies"] >= 0.80
     assert 0 < results["demo"]["fall_of_chosen_logp_per_token"] < 1
     assert min(results["demo"]["well_formed"].values()) >= 0.95

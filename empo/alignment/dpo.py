@@ -140,6 +140,28 @@ def policy_and_reference(
     return load(), None, f"{source.base} without the adapter"
 
 
+def check_batches(settings: DpoSettings, args: DPOConfig) -> None:
+    """Refuse ways of making batches that contradict `tokens_per_batch`."""
+    if settings.tokens_per_batch is None:
+        return
+    config = args.accelerator_config
+    problems = []
+    if args.train_sampling_strategy != "random":
+        problems.append(f"train_sampling_strategy: {args.train_sampling_strategy}")
+    if args.auto_find_batch_size:
+        problems.append("auto_find_batch_size: true")
+    problems += [
+        f"accelerator_config: {name}: true"
+        for name in ("split_batches", "dispatch_batches")
+        if getattr(config, name)
+    ]
+    if problems:
+        raise UserError(
+            "tokens_per_batch makes the batches, rows of like length together; leave out "
+            + ", ".join(problems)
+        )
+
+
 def shares_prefix(settings: DpoSettings, args: DPOConfig, config: PretrainedConfig) -> bool:
     """Whether prompts are computed once: as set, and where nothing is set wherever it can be.
 

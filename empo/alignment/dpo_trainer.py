@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import reduce
+from accelerate import Accelerator
+from accelerate.utils import gather, pad_across_processes, reduce
 from datasets import Dataset
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
+from transformers.trainer_utils import seed_worker
 from trl import DPOTrainer
 from trl.models import prepare_deepspeed
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.layouts import pack_pairs
 from empo.alignment.pair_batches import SetEpoch
 from empo.alignment.reference_logps import with_reference
@@ -23,7 +27,17 @@ from empo.alignment.shared_prefix import NAME, share_prefix
 from empo.alignment.training import RunTrainer
 from empo.records import UserError
 
-logger = logging.getLogger(__name__)
+
+def gather_unequal(accelerator: Accelerator, tensor: torch.Tensor) -> torch.Tensor:
+    """What `accelerator.gather` gives, also where processes hold different numbers of rows.
+
+    trl gathers a value per pair, and the libraries below abort where sizes differ.
+    """
+    if tensor.ndim == 0 or accelerator.num_processes == 1:
+        return gather(tensor)
+    sizes = gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    parts = gather(pad_across_processes(tensor)).chunk(len(sizes))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
@@ -32,12 +46,14 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
     Where the collator lays out shared prompts, the model follows, and the first batch is computed
     both ways: UserError where they differ. With `precompute_ref_log_probs` the reference is run once
     before training and kept in `reference_folder`, under the `reference_identity` of its weights.
-    Every pair of a step has the same weight, however its batches are cut.
+    Every pair of a step has the same weight, however its batches are cut; `tokens_per_batch` cuts
+    them by tokens instead of rows.
     """
 
     def __init__(
         self,
         *args: Any,
+        tokens_per_batch: int | None = None,
         reference_folder: str | Path | None = None,
         reference_identity: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -54,6 +70,16 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         config.precompute_ref_log_probs = self.precompute_ref_logps = ahead
         self.loss_is_scaled_for_ga = True  # in compute_loss
         self.add_callback(SetEpoch(self.data_collator))
+        if tokens_per_batch is not None:
+            self.batches = TokenBudgetBatches(
+                self.train_dataset["length"],
+                tokens_per_batch,
+                config.train_batch_size,
+                config.seed,
+                config.world_size,
+            )
+            self.add_callback(SetEpoch(self.batches))
+            self.accelerator.gather = partial(gather_unequal, self.accelerator)
         self._share()
         if ahead and adapters:
             self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", 0)
@@ -67,6 +93,26 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
                 if model is not None:
                     whole = self.accelerator.unwrap_model(model)
                     share_prefix(whole.get_base_model() if isinstance(whole, PeftModel) else whole)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The trainer's, or batches by tokens."""
+        if self.batches is None:
+            return super().get_train_dataloader()
+        args = self.args
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(
+                seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
+            ),
+        )
+        return self.accelerator.prepare(loader)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset  # the rows are tokenised; trl would filter long ones without a word

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -45,10 +45,10 @@ class EpochCollator(DataCollatorForPreference):
         return batch
 
     def _pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        several = self.rejected_per_prompt
-        first = int(self._epoch) * several % len(row["rejected_pool"])
+        first = int(self._epoch) * self.rejected_per_prompt
         pairs = []
-        for draw in range(first, first + several):
+        for number in range(first, first + self.rejected_per_prompt):
+            draw = number % len(row["rejected_pool"])
             pair = {
                 "prompt_ids": row["prompt_ids"],
                 "chosen_ids": row["chosen_ids"],
@@ -61,14 +61,21 @@ class EpochCollator(DataCollatorForPreference):
         return pairs
 
 
-class SetEpoch(TrainerCallback):
-    """Tells the collator which epoch begins."""
+class FollowsEpochs(Protocol):
+    """A collator or sampler that does something else in every epoch."""
 
-    def __init__(self, collator: EpochCollator) -> None:
-        self.collator = collator
+    def set_epoch(self, epoch: int) -> None:
+        """Prepare for `epoch` (0-based)."""
+
+
+class SetEpoch(TrainerCallback):
+    """Tells a collator or sampler which epoch begins."""
+
+    def __init__(self, follower: FollowsEpochs) -> None:
+        self.follower = follower
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set before the first batch is asked for; `state.epoch` is fractional after a resume."""
-        self.collator.set_epoch(int(state.epoch or 0))
+        self.follower.set_epoch(int(state.epoch or 0))

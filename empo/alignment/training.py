@@ -27,6 +27,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, set_seed
 from trl.models import unwrap_model_for_generation
 
+from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.callbacks import (
     LOG,
     ON_REPLIES,
@@ -89,6 +90,8 @@ class RunTrainer(Trainer):
     """
 
     run: Run
+    batches: TokenBudgetBatches | None = None
+    """The sampler of the training batches where they are cut by tokens."""
 
     def __init__(
         self,
@@ -403,10 +406,17 @@ def finish(trainer: RunTrainer, run: Run) -> None:
         trainer.push_to_hub()
 
 
-def _uneven_rows(trainer: RunTrainer) -> dict[str, int]:
+def _uneven_rows(trainer: RunTrainer) -> dict[str, Any]:
     """Say how many rows an epoch sees twice, or not at all, so that all batches are full."""
     args, rows = trainer.args, len(trainer.train_dataset)
     batch = args.per_device_train_batch_size * args.world_size
+    if trainer.batches is not None:
+        facts = trainer.batches.facts()
+        print(
+            f"{rows:,} rows in {facts['batches_per_epoch']:,} batches of {facts['min_rows']} to "
+            f"{facts['max_rows']} rows, {facts['mean_tokens']:,} tokens on average"
+        )
+        return {"batches": facts, "rows_repeated_per_epoch": 0}
     shape = f"{args.world_size} x {args.per_device_train_batch_size}"
     if args.dataloader_drop_last:
         dropped = rows % batch

@@ -145,6 +145,59 @@ def test_deepspeed_zero_3_saves_and_merges_the_whole_adapter(shelf: Shelf, tmp_p
     assert len(trained) == 7 and all(p.abs().max() > 0 for p in trained.values())
 
 
+COMPARED = (*MEASURED, "entropy", "logits/chosen", "rewards/accuracies", "mean_token_accuracy")
+ONE_EPOCH = ["--num_train_epochs", "1", "--save_strategy", "no", "--logging_steps", "1"]
+ONE_EPOCH += ["--per_device_train_batch_size", "4", "--processes", "2"]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "more"),
+    [
+        pytest.param(None, [], id="ddp"),
+        pytest.param(None, ["--gradient_checkpointing", "true"], id="ddp, checkpointing"),
+        pytest.param("deepspeed_zero2", GLOO, id="zero-2"),
+        pytest.param("deepspeed_zero3", GLOO, id="zero-3"),
+    ],
+)
+def test_shared_prompts_log_what_trls_own_step_logs(
+    shelf: Shelf, tmp_path: Path, configuration: str | None, more: list[str]
+) -> None:
+    """Whole runs on two processes, evaluation included; ours has the reference run ahead."""
+    environ = {}
+    launcher = TWO
+    if configuration is not None:
+        pytest.importorskip("deepspeed")
+        launcher = configured(configuration)
+        environ = {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    logs = []
+    for name, script in (
+        ("ours", ROOT / "recipes/dpo.py"),
+        ("stock", Path(__file__).with_name("stock.py")),
+    ):
+        words = shelf.arguments("dpo", tmp_path / name, *ONE_EPOCH, *more)
+        done = launch(script, *words, launcher=launcher, **environ)
+        assert done.returncode == 0, done.stderr[-4000:]
+        rows = [row for _, row in read_jsonl(tmp_path / name / "log.jsonl")]
+        kept = [
+            {key: value for key, value in row.items() if key.removeprefix("eval_") in COMPARED}
+            for row in rows
+        ]
+        logs.append([row for row in kept if row])
+    ours, stock = logs
+    assert read_json(tmp_path / "ours" / "run.json")["shared_prefix"] is True
+    assert len(ours) == len(stock) == 8 + 2
+    assert all("eval_loss" in row or "grad_norm" in row for row in ours)
+    for step, other in zip(ours, stock, strict=True):
+        assert step.keys() == other.keys()
+        for row in (step, other):  # before the first step pairs are tied, and rounding decides
+            if "rewards/accuracies" not in row and abs(row["eval_rewards/margins"]) < 1e-6:
+                del row["eval_rewards/accuracies"]
+            elif abs(row.get("rewards/margins", 1)) < 1e-6:
+                del row["rewards/accuracies"]
+        assert step == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert max(abs(step.get("rewards/margins", 0)) for step in ours) > 0.005
+
+
 @pytest.mark.parametrize(
     ("launcher", "more", "told"),
     [

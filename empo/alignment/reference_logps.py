@@ -1,0 +1,281 @@
+"""Log-probabilities of all completions under the reference: computed once, before training.
+
+A DPO step compares policy and reference; the reference does not change, and all replies of all
+epochs are known ahead, so it runs once over them and never in a step. Every value is kept by
+itself in one file: a pass that was killed goes on where it stopped, on any number of processes, and
+another run from the same weights finds what it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset, List, Value
+from tqdm import tqdm
+
+from empo.alignment.logp_store import REDO, LogpStore
+from empo.records import UserError
+
+FILE = "reference.sqlite"
+
+Score = Callable[[list[list[int]], list[list[list[int]]]], list[list[float]]]
+"""Of prompts and, for each, its completions (token ids): the summed log-probability (nats) of every
+completion given its prompt. It runs the model as often for one row as for a full batch."""
+
+_BATCHES_PER_WRITE = 8
+_CHECKED_ROWS = 4
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Completion:
+    key: bytes
+    field: str  # where it stands in its row, for messages
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: Any
+    prompt: list[int]
+    completions: list[_Completion]
+
+    @property
+    def tokens(self) -> int:
+        """Length of the row when its completions share one prompt."""
+        return len(self.prompt) + sum(len(completion.ids) for completion in self.completions)
+
+
+def with_reference(
+    rows: Dataset,
+    name: str,
+    score: Score,
+    folder: Path,
+    identity: Mapping[str, Any],
+    accelerator: Accelerator,
+    batch_size: int,
+    tolerance: float,
+) -> tuple[Dataset, dict[str, Any]]:
+    """`rows` with the reference's log-probabilities as columns, and the facts of it for run.json.
+
+    `rows` have `id`, `prompt_ids`, `chosen_ids` and `rejected_pool`, and get `ref_chosen_logp` and
+    `ref_rejected_pool` (float64, nats, parallel to `rejected_pool`). `name` is the split, for the
+    screen. What is not in `reference.sqlite` of `folder` is computed in batches of at most
+    `batch_size` rows, longest first, so that a lack of memory shows at once. A pass that is killed
+    and continued on as many processes runs the same batches as one that is not.
+
+    `identity` holds, as JSON can, all that makes the numbers: weights, precision, quantisation,
+    template. An entry is found only by the same identity, prompt and completion. Since a wrong
+    identity would go unseen, a few cached rows are scored again, and may differ by `tolerance`
+    nats per token, which has to cover the noise of other batches.
+
+    Called on all processes with the same arguments; `score` is called equally often on each, always
+    with at least one row. All get the same values; only the main process needs `folder`.
+
+    Raises UserError, on all processes, for a file that is no such cache, for cached values that the
+    present model does not give, for a log-probability that is no finite number, and where the
+    processes do not hold the same rows and identity.
+    """
+    started = time.monotonic()
+    digest = identity_digest(identity)
+    found = _rows(rows, bytes.fromhex(digest))
+    keys = list(dict.fromkeys(c.key for row in found for c in row.completions))
+    _check_same_on_all(keys, name)
+    store = LogpStore(Path(folder) / FILE)
+    logps = _on_main(accelerator, partial(store.open, keys))
+    computed = len(keys) - len(logps)
+    shown = accelerator.is_main_process and sys.stderr.isatty() and computed > 0
+    told = accelerator.is_main_process and not shown
+    if told and computed:
+        print(
+            f"reference: {computed:,} of {len(keys):,} completions to compute ({name})", flush=True
+        )
+    elif told:
+        print(f"reference: all {len(keys):,} completions are in {store.path} ({name})")
+
+    cached = _distinct(found, logps)
+    checked = random.Random(digest).sample(cached, min(_CHECKED_ROWS, len(cached)))
+    again = _scored(checked, score, accelerator, batch_size)
+    difference = _largest_difference(checked, logps, again, tolerance, store.path)
+
+    todo = _distinct(found, set(keys) - logps.keys())
+    todo.sort(key=lambda row: -row.tokens)
+    per_write = _BATCHES_PER_WRITE * batch_size * accelerator.num_processes
+    bar = tqdm(total=computed, desc=f"reference ({name})", unit="completion", disable=not shown)
+    with bar:
+        for start in range(0, len(todo), per_write):
+            part = todo[start : start + per_write]
+            values = _scored(part, score, accelerator, batch_size)
+            finite = {key: value for key, value in values.items() if math.isfinite(value)}
+            _on_main(accelerator, partial(store.write, finite))
+            _check_finite(part, values)
+            logps |= finite
+            bar.update(len(finite))
+    seconds = time.monotonic() - started
+    if told and computed:
+        print(f"reference: {computed:,} completions computed in {seconds:.1f} s ({name})")
+
+    facts: dict[str, Any] = {
+        "completions": len(keys),
+        "computed": computed,
+        "reused": len(keys) - computed,
+        "file": FILE,
+        "identity_sha256": digest,
+        "seconds": round(seconds, 1),
+        "checked": len(again),
+        "largest_difference_per_token": difference,
+    }
+    if difference is None:
+        facts["reasons"] = {"largest_difference_per_token": "nothing came from the cache"}
+    return _with_columns(rows, found, logps), facts
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """Hex sha256 of what makes the numbers; the order of the keys does not matter."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rows(rows: Dataset, identity: bytes) -> list[_Row]:
+    """What is to be known: every row with the key of each of its completions."""
+    columns = rows.with_format(None).select_columns(
+        ["id", "prompt_ids", "chosen_ids", "rejected_pool"]
+    )
+    found = []
+    for row in columns:
+        prompt = row["prompt_ids"]
+        # the length keeps apart what only moves the border between prompt and completion
+        begun = hashlib.sha256(identity + _bytes([len(prompt), *prompt]))
+        named = [("chosen_ids", row["chosen_ids"])]
+        named += [(f"rejected_pool[{i}]", ids) for i, ids in enumerate(row["rejected_pool"])]
+        completions = []
+        for field, ids in named:
+            key = begun.copy()
+            key.update(_bytes(ids))
+            completions.append(_Completion(key.digest(), field, ids))
+        found.append(_Row(row["id"], prompt, completions))
+    return found
+
+
+def _bytes(ids: Sequence[int]) -> bytes:
+    return np.asarray(ids, "<i8").tobytes()
+
+
+def _distinct(rows: Sequence[_Row], wanted: Collection[bytes]) -> list[_Row]:
+    """The rows with those completions whose keys are wanted, each key once; others are left out."""
+    left, found = set(wanted), []
+    for row in rows:
+        completions = {c.key: c for c in row.completions if c.key in left}
+        left.difference_update(completions)  # `-=` with a view of keys would copy the set
+        if completions:
+            found.append(_Row(row.id, row.prompt, list(completions.values())))
+    return found
+
+
+def _scored(
+    rows: Sequence[_Row], score: Score, accelerator: Accelerator, batch_size: int
+) -> dict[bytes, float]:
+    """The values of all completions of these rows, on every process; each does its share.
+
+    Neighbours go to different processes, so that they have about equally much to do.
+    """
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    found: list[tuple[bytes, float]] = []
+    for start in range(0, len(rows), processes * batch_size):
+        part = rows[start : start + processes * batch_size]
+        own = part[rank::processes]
+        batch = own or part[:1]  # weights in shards need all processes: work without a use
+        values = score(
+            [row.prompt for row in batch], [[c.ids for c in row.completions] for row in batch]
+        )
+        pairs = [
+            (completion.key, float(value))
+            for row, of_row in zip(batch, values, strict=True)
+            for completion, value in zip(row.completions, of_row, strict=True)
+        ]
+        found += pairs if own else []
+    return dict(gather_object(found))
+
+
+def _check_finite(rows: Sequence[_Row], values: Mapping[bytes, float]) -> None:
+    bad = [
+        (row.id, completion.field, values[completion.key])
+        for row in rows
+        for completion in row.completions
+        if not math.isfinite(values[completion.key])
+    ]
+    if bad:
+        row, field, value = bad[0]
+        more = f" (and of {len(bad) - 1:,} more completions)" if len(bad) > 1 else ""
+        raise UserError(
+            f"row {row!r}, {field}: the reference's log-probability is {value}{more}. Load the "
+            "model in bfloat16 or float32; if it is, its weights are damaged."
+        )
+
+
+def _largest_difference(
+    rows: Sequence[_Row],
+    cached: Mapping[bytes, float],
+    again: Mapping[bytes, float],
+    tolerance: float,
+    path: Path,
+) -> float | None:
+    """Largest |cached - computed again| in nats per token; UserError where one is over `tolerance`."""
+    largest = None
+    for row in rows:
+        for completion in row.completions:
+            there, now = cached[completion.key], again[completion.key]
+            difference = abs(there - now) / len(completion.ids)
+            if not difference <= tolerance:
+                raise UserError(
+                    f"{path}: row {row.id!r}, {completion.field}: the log-probability kept there is "
+                    f"{there:.6g}, and this model gives {now:.6g} ({difference:.3g} nats per token; "
+                    f"{tolerance:g} are allowed). The file does not belong to these weights or this "
+                    f"software. {REDO}"
+                )
+            largest = max(difference, largest or 0.0)
+    return largest
+
+
+def _with_columns(rows: Dataset, found: Sequence[_Row], logps: Mapping[bytes, float]) -> Dataset:
+    values = [[logps[completion.key] for completion in row.completions] for row in found]
+    number = Value("float64")
+    rows = rows.add_column("ref_chosen_logp", [chosen for chosen, *_ in values], feature=number)
+    pools = [pool for _, *pool in values]
+    return rows.add_column("ref_rejected_pool", pools, feature=List(number))
+
+
+def _check_same_on_all(keys: Sequence[bytes], name: str) -> None:
+    if len(set(gather_object([hashlib.sha256(b"".join(keys)).hexdigest()]))) > 1:
+        raise UserError(
+            f"reference ({name}): the processes do not hold the same rows and the same reference. "
+            "Give all machines the same data, weights and software."
+        )
+
+
+def _on_main(accelerator: Accelerator, do: Callable[[], _Result]) -> _Result:
+    """What `do` returns on the main process, on all; its UserError is raised on all."""
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = do()
+        except UserError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]

@@ -36,6 +36,11 @@ def model_card(facts: dict[str, Any]) -> str:
             f"{lengths['shortened']} lost their oldest turns and {lengths['filtered']} were left "
             "out because of the maximum length"
         )
+        if packed := lengths.get("packed"):
+            lines[-1] += (
+                f"; packed into {packed['rows']:,} rows of {packed['mean_dialogues']} dialogues on "
+                f"average, {packed['fill']:.0%} filled (batch sizes count packed rows)"
+            )
     evaluations = [entry for entry in facts.get("evaluations", []) if entry]
     if evaluations:
         keys = [key for key in evaluations[-1] if key in SHOWN]

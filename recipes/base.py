@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.alignment.settings import BaseSettings
+from empo.records import UserError
 from empo.settings import run
 
 
@@ -21,6 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, args, given, launch = parse_recipe(
         argv, "base", BaseSettings, SFTConfig, __doc__ or ""
     )
+
+    if args.packing:
+        raise UserError(
+            "packing: a small base is trained unpacked; set train_sampling_strategy: group_by_length."
+        )
 
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
     from empo.alignment.training import finish, read_splits, start_run, template_facts, train

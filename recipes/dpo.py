@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reference_folder=settings.reference_cache,
         reference_identity=reference_identity(settings, args, source, chat),
     )
-    job.facts["reference_logps"] = trainer.reference_facts
+    job.facts.setdefault("reference_logps", trainer.reference_facts)  # a resumed run finds them
     train(trainer, job)
     finish(trainer, job)
     if trainer.is_world_process_zero():

@@ -24,7 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_best(settings, args, given)
 
     from empo import models
-    from empo.alignment.sft import MaskedTurnTrainer, sft_rows
+    from empo.alignment.sft import (
+        MaskedTurnTrainer,
+        check_packing,
+        describe_packing,
+        pack_rows,
+        sft_rows,
+    )
     from empo.alignment.training import (
         base_facts,
         finish,
@@ -37,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
     from empo.selection import validation_measure
 
+    check_packing(args, settings.attention)
     train_corpus, valid_corpus = read_splits(settings)
     corpora = (train_corpus, valid_corpus)
     job = start_run(args, "sft", given, launch, corpora, settings.threads)
@@ -51,11 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer.chat_template = chat.plain_template
     rows, lengths = sft_rows(train_corpus.dialogues, chat, args.max_length)
     valid_rows, valid_lengths = sft_rows(valid_corpus.dialogues, chat, args.max_length)
+    if args.packing:
+        rows, lengths["packed"] = pack_rows(rows, args.max_length)
+        if args.eval_packing is not False:  # None: as the training rows
+            valid_rows, valid_lengths["packed"] = pack_rows(valid_rows, args.max_length)
     exchanges = valid_corpus.exchanges()
     measure = validation_measure(
         settings, chat, source, train_corpus.dialogues, exchanges, args.seed
     )
     model = models.load_model(source, settings.dtype, settings.attention, settings.load_in_4bit)
+    if args.packing and args.process_index == 0:
+        print(describe_packing(args, lengths, model.config._attn_implementation))
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},

@@ -23,8 +23,8 @@ from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.layouts import pack_pairs
 from empo.alignment.pair_batches import SetEpoch
 from empo.alignment.reference_logps import with_reference
+from empo.alignment.run_trainer import RunTrainer
 from empo.alignment.shared_prefix import NAME, share_prefix
-from empo.alignment.training import RunTrainer
 from empo.records import UserError
 
 
@@ -61,6 +61,7 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         self.reference_folder = reference_folder
         self.reference_identity = reference_identity or {}
         self.reference_facts: dict[str, Any] = {}
+        self._compared = not kwargs["data_collator"].shared
         config, model = kwargs["args"], kwargs["model"]
         ahead = config.precompute_ref_log_probs
         adapters = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
@@ -87,7 +88,6 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
                 self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "valid", 0)
 
     def _share(self) -> None:
-        self._compared = not self.data_collator.shared
         if self.data_collator.shared:
             for model in (self.model, self.ref_model):
                 if model is not None:
@@ -120,6 +120,7 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """In place of trl's pass: every reply of every epoch, kept on disk."""
         self._share()
+        name = "valid" if name == "eval" else name
         model = self.ref_model or self.model
         if self.is_deepspeed_enabled and self.ref_model is None:
             self._precompute_engine = self._precompute_engine or prepare_deepspeed(

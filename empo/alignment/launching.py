@@ -118,8 +118,6 @@ def check_options(args: TrainingArguments) -> None:
         package = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}.get(name)
         if package and importlib.util.find_spec(package) is None:
             problems.append(f"report_to: {name} is not installed (`pip install {package}`).")
-    if getattr(args, "packing", False):
-        problems.append("packing: rows are trained on unpacked; group_by_length saves padding.")
     if hasattr(args, "beta"):
         if args.precompute_ref_log_probs and args.ld_alpha is not None:
             problems.append(

@@ -127,7 +127,7 @@ def pack_pairs(
     layout = pack([prompt for prompt, _ in rows], [several for _, several in rows], multiple_of)
     cells = torch.full_like(batch["input_ids"][:, 1:], len(layout["targets"]))
     predicted = (inside & real)[:, 1:]
-    for rows_of_reply, (first, last) in zip(places, layout["spans"], strict=True):
-        for place in rows_of_reply:
+    for own, (first, last) in zip(places, layout.pop("spans"), strict=True):
+        for place in own:
             cells[place, predicted[place]] = torch.arange(first, last)
     return layout | {"cells": cells}

@@ -10,8 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from empo.alignment.layouts import pack_pairs
+from empo.alignment.run_trainer import ROWS
 from empo.alignment.shared_prefix import NAME
-from empo.alignment.training import ROWS
 
 
 @dataclass

@@ -1,19 +1,34 @@
-"""Masked-turn SFT: whole dialogues, loss on the listener's turns only, on trl's SFTTrainer."""
+"""Masked-turn SFT: whole dialogues, loss on the listener's turns only, on trl's SFTTrainer.
+
+Rows are padded to the longest of their batch, or packed: whole dialogues side by side in one row,
+each with positions of its own and blind to the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from datasets import Dataset
-from trl import SFTTrainer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig, SFTTrainer, pack_dataset
 
-from empo.alignment.training import RunTrainer, length_facts
+from empo.alignment.run_trainer import RunTrainer
+from empo.alignment.training import length_facts
 from empo.dialogues import Dialogue
 from empo.prompts import ChatFormat
 from empo.records import UserError
 
 IGNORED = -100
+
+_BY_MASK = ("sdpa", "eager", "flex_attention")
+"""Attention that is told by a mask made from the positions where a dialogue begins; kernels of
+flash attention are told by the lengths, and need no mask."""
+_SEEN = 0.01
+"""Relative change of a dialogue's logits with its neighbour above which it is seen. Where boundaries
+are kept it is 0, or rounding in mixtures of experts (5e-7 in float32), whose products depend on how
+many tokens an expert gets; where they are not, tenths in weights that have learnt anything."""
 
 
 def sft_rows(
@@ -56,5 +71,159 @@ def sft_rows(
     return Dataset.from_list(rows), facts
 
 
+def check_packing(args: SFTConfig, attention: str | None) -> None:
+    """Refuse what contradicts packing, all at once and before a model is loaded.
+
+    `attention` is the backend that is asked for (None: the model's own, sdpa or eager). Whether
+    the model keeps dialogues apart on it shows when training begins: `DialoguesApart`.
+    """
+    problems = []
+    if args.packing:
+        if args.packing_strategy != "bfd":
+            problems.append(
+                f"packing_strategy: {args.packing_strategy} cuts dialogues; only bfd keeps them whole."
+            )
+        if args.max_length is None:
+            problems.append("max_length: packing fills rows up to it; give a number of tokens.")
+        if args.train_sampling_strategy not in ("random", "sequential"):
+            problems.append(
+                f"train_sampling_strategy: {args.train_sampling_strategy} and packing both save "
+                "padding, and packed rows have none; set it to random, or packing to false."
+            )
+        if attention not in (None, *_BY_MASK) and "flash" not in attention:
+            problems.append(
+                f"attention: {attention} is not told where a dialogue ends in a packed row; set it "
+                "to flash_attention_2 or sdpa, or packing to false."
+            )
+    elif args.eval_packing:
+        problems.append(
+            "eval_packing: without packing trl would let the dialogues of a row see each other; "
+            "leave it out, or set packing to true."
+        )
+    elif args.padding_free and args.max_length is not None:
+        problems.append(
+            "padding_free: trl takes it without packing only where max_length is null; set packing "
+            "to true, which has no padding either."
+        )
+    if problems:
+        raise UserError(
+            "these options cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        )
+
+
+def pack_rows(rows: Dataset, max_length: int) -> tuple[Dataset, dict[str, Any]]:
+    """Put whole dialogues side by side in rows of at most `max_length` tokens (best fit decreasing).
+
+    `seq_lengths` says where each begins; from it trl's collator makes positions that restart with
+    every dialogue. The same rows are always packed alike. `rows` come from `sft_rows`, which cut
+    nothing longer than `max_length`, so that no token is lost: that is counted.
+
+    Returns the packed rows, and for run.json: `rows` (packed), `mean_dialogues` of a packed row,
+    `fill` (share of `max_length` that holds a token, 0..1).
+    """
+    options = {"keep_in_memory": True, "desc": "packing dialogues"}
+    packed = pack_dataset(rows, max_length, strategy="bfd", map_kwargs=options)
+    before = sorted(map(len, rows["input_ids"]))
+    after = sorted(length for row in packed["seq_lengths"] for length in row)
+    if before != after:
+        raise RuntimeError(
+            f"packing changed {len(before):,} dialogues of {sum(before):,} tokens into "
+            f"{len(after):,} of {sum(after):,}."
+        )
+    return packed, {
+        "rows": len(packed),
+        "mean_dialogues": round(len(after) / len(packed), 2),
+        "fill": round(sum(after) / (len(packed) * max_length), 4),
+    }
+
+
+def describe_packing(args: SFTConfig, lengths: dict[str, Any], attention: str) -> str:
+    """Lines for the screen: what a packed row is, what a step then holds, what keeps it apart.
+
+    `lengths` are the facts of the training rows, with those of `pack_rows` as `packed`;
+    `attention` is the backend that the model runs on.
+    """
+    packed = lengths["packed"]
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    lines = [
+        f"packing: {lengths['rows']:,} dialogues in {packed['rows']:,} rows of at most "
+        f"{args.max_length} tokens, {packed['mean_dialogues']:.2f} to a row, {packed['fill']:.0%} "
+        f"filled. Batch sizes count packed rows: a step of {step} rows holds about "
+        f"{step * packed['mean_dialogues']:.0f} dialogues."
+    ]
+    if attention in _BY_MASK:
+        tokens = args.per_device_train_batch_size * args.max_length
+        better = (
+            "On a CPU padding is faster: set train_sampling_strategy to group_by_length instead."
+            if args.device.type == "cpu"
+            else "flash_attention_2 needs no such mask."
+        )
+        lines.append(
+            f"packing: attention {attention} keeps dialogues apart by a mask over all pairs of the "
+            f"up to {tokens:,} tokens of a batch. {better}"
+        )
+    return "\n".join(lines)
+
+
+def change_with_neighbour(
+    model: Callable[..., Any],
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    device: torch.device,
+) -> float:
+    """Relative change of a dialogue's logits (0: none) when the one before it in a row changes.
+
+    `collate` makes one row of two dialogues of 8 tokens, as in training; `model` is in evaluation
+    mode, as it is distributed for training: all processes call this together.
+    """
+    dialogue = range(1, 9)
+
+    def logits(neighbour: Sequence[int]) -> torch.Tensor:
+        batch = collate([{"input_ids": list(ids)} for ids in (neighbour, dialogue)])
+        del batch["labels"]
+        batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        of_row = model(**batch, use_cache=False).logits[0]
+        return of_row[len(neighbour) : len(neighbour) + len(dialogue)].float()
+
+    with torch.no_grad():
+        one, other = logits(range(9, 17)), logits(range(17, 25))
+    return ((one - other).norm() / one.norm()).item()
+
+
+class DialoguesApart(TrainerCallback):
+    """Before the first step: refuses a model in which a dialogue sees its neighbour in the row.
+
+    The attention backend alone does not decide that. Architectures that make their mask without the
+    positions (in transformers 5 OPT, BLOOM, MPT, GPT-OSS) or that carry a state along the row (RWKV)
+    mix dialogues on a backend that could keep them apart, and say nothing. So it is measured.
+    """
+
+    def __init__(self, trainer: SFTTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raise UserError, on all processes, where a neighbour is seen."""
+        model = self.trainer.model_wrapped
+        training = model.training
+        model.eval()
+        change = change_with_neighbour(model, self.trainer.data_collator, args.device)
+        model.train(training)
+        if not change <= _SEEN:
+            config = self.trainer.model.config
+            raise UserError(
+                "packing: in a packed row a dialogue sees its neighbour: its logits change by "
+                f"{change:.0%} with it. The architecture {config.model_type} does not keep them "
+                f"apart on attention {config._attn_implementation}. Set packing to false and "
+                "train_sampling_strategy to group_by_length, or try attention flash_attention_2; "
+                "and choose another output folder."
+            )
+
+
 class MaskedTurnTrainer(RunTrainer, SFTTrainer):
-    """trl's SFTTrainer on rows that are tokenised and masked already."""
+    """trl's SFTTrainer on rows that are tokenised and masked already, and packed where that is set."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.padding_free:
+            self.add_callback(DialoguesApart(self))

@@ -154,7 +154,13 @@ def test_every_epoch_sees_its_own_draw(rows: Dataset, workers: dict[str, Any]) -
 
 def test_after_a_resume_the_epoch_is_the_one_it_stopped_in() -> None:
     collator = EpochCollator(0)
-    row = {"id": "a", "row": 0, "prompt_ids": [1], "chosen_ids": [2], "rejected_pool": [[10], [11], [12]]}
+    row = {
+        "id": "a",
+        "row": 0,
+        "prompt_ids": [1],
+        "chosen_ids": [2],
+        "rejected_pool": [[10], [11], [12]],
+    }
     for epoch, expected in [(1.43, 11), (2.0, 12), (None, 10), (3.2, 10)]:
         SetEpoch(collator).on_epoch_begin(None, TrainerState(epoch=epoch), TrainerControl())
         assert collator([row])["input_ids"].tolist() == [[1, 2], [1, expected]]

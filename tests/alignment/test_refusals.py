@@ -33,14 +33,12 @@ def test_plain_options_pass(tmp_path: Path, config: type) -> None:
     [
         (SFTConfig, {"hub_token": "x"}, "hub_token: it would be written down"),
         (SFTConfig, {"save_only_model": True}, "save_only_model: a run could not be continued"),
-        (SFTConfig, {"packing": True}, "packing: rows are trained on unpacked"),
-        (DPOConfig, {"precompute_ref_log_probs": True}, "precompute_ref_log_probs: replies are"),
-        (DPOConfig, {"max_length": None}, "max_length: DPO needs a number of tokens"),
         (
             DPOConfig,
-            {"train_sampling_strategy": "group_by_length"},
-            "train_sampling_strategy: DPO rows cannot be grouped by length",
+            {"precompute_ref_log_probs": True, "ld_alpha": 0.5},
+            "ld_alpha: it needs the reference token by token",
         ),
+        (DPOConfig, {"max_length": None}, "max_length: DPO needs a number of tokens"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(
@@ -56,6 +54,7 @@ def test_an_option_that_cannot_work_is_refused(
 
 def test_all_options_that_cannot_work_are_told_at_once(tmp_path: Path) -> None:
     given = {"save_only_model": True, "max_length": None, "precompute_ref_log_probs": True}
+    given["ld_alpha"] = 0.5
     with pytest.raises(UserError) as error:
         check_options(arguments(DPOConfig, tmp_path, **given))
     assert str(error.value).count("\n  - ") == 3

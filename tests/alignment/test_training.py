@@ -23,12 +23,9 @@ from empo.alignment.callbacks import LogFile
 from empo.alignment.dpo import dpo_rows
 from empo.alignment.dpo_trainer import RedrawnDPOTrainer
 from empo.alignment.pair_batches import EpochCollator
+from empo.alignment.run_trainer import score_labelled_positions_only
 from empo.alignment.sft import MaskedTurnTrainer, sft_rows
-from empo.alignment.training import (
-    length_facts,
-    score_labelled_positions_only,
-    start_run,
-)
+from empo.alignment.training import length_facts, start_run
 from empo.corpora import load_corpus
 from empo.emotions import OPPOSITES
 from empo.models import ModelSource, load_model, load_tokenizer

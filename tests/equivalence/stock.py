@@ -19,7 +19,7 @@ if __name__ == "__main__":
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     from empo.alignment import dpo_trainer
-    from empo.alignment.training import RunTrainer
+    from empo.alignment.run_trainer import RunTrainer
 
     class StockTrainer(RunTrainer, DPOTrainer):
         """trl's trainer on the first draw of every row, its loss, collator and reference untouched."""

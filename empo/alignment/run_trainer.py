@@ -1,0 +1,192 @@
+"""What every trainer does beside its library's: cards, measuring, the end of a run that diverges."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import trl.trainer.utils
+from accelerate.utils import reduce
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput
+from trl.models import unwrap_model_for_generation
+
+from empo.alignment.batches import TokenBudgetBatches
+from empo.alignment.callbacks import SeedSampler
+from empo.cards import model_card
+from empo.records import UserError, finite, write_json, write_text
+from empo.runs import Run
+
+logger = logging.getLogger(__name__)
+
+ROWS = "rows"
+"""Key of a batch under which the places of its rows in the data set are."""
+
+
+def score_labelled_positions_only() -> None:
+    """Let trl's fused head project only positions with a label on a CPU too, as it does on a GPU.
+
+    trl scores every position where it has no Triton, to spare compiled devices a new shape; a CPU
+    only loses time by it (2.5 times per DPO step).
+    """
+    original = trl.trainer.utils._use_triton
+    if getattr(original, "_empo", False):
+        return
+
+    def on_cpu_too(device: torch.device) -> bool:
+        return device.type == "cpu" or original(device)
+
+    on_cpu_too._empo = True  # type: ignore[attr-defined]
+    trl.trainer.utils._use_triton = on_cpu_too
+
+
+class Batch(NamedTuple):
+    """What a step was made of: places in the data set where known, token ids, loss."""
+
+    rows: torch.Tensor | None
+    input_ids: torch.Tensor
+    loss: torch.Tensor
+
+
+class RunTrainer(Trainer):
+    """Mixed into trl's trainers: every save carries a model card made from the run's facts.
+
+    `measure` is asked at every evaluation, on all processes with whole weights; what it returns
+    (`eval_...` to value) is logged with the loss, and checkpoints can be chosen by it.
+    """
+
+    run: Run
+    batches: TokenBudgetBatches | None = None
+    """The sampler of the training batches where they are cut by tokens."""
+
+    def __init__(
+        self,
+        *args: Any,
+        measure: Callable[[PreTrainedModel], dict[str, float | None]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        score_labelled_positions_only()
+        self.measure = measure
+        self._step_batches: list[Batch] = []
+        super().__init__(*args, **kwargs)
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The trainer's step; its batch is remembered until the gradient is known to be finite."""
+        rows = inputs.pop(ROWS, None)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_batches.append(Batch(rows, inputs["input_ids"], loss))
+        return loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The trainer's, on what the model takes."""
+        inputs.pop(ROWS, None)
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Stop on all processes before an optimizer step that would spoil the weights."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        batches, self._step_batches = self._step_batches, []
+        if self.accelerator.scaler is None:  # with one, fp16 steps that overflow are left out
+            value = torch.as_tensor(norm, dtype=torch.float32, device=self.args.device)
+            losses = torch.stack([batch.loss.float() for batch in batches])
+            # DeepSpeed says -1 where the norm is not finite
+            broken = ~torch.isfinite(value) | (value < 0) | ~torch.isfinite(losses).all()
+            if reduce(broken.float(), "sum") > 0:
+                stop_on_non_finite(self, batches, value.item())
+        return norm
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The trainer's evaluation, and what `measure` finds beside it."""
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self.measure is None or metric_key_prefix != "eval":
+            return output
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        whole = (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
+            )
+            if self.is_deepspeed_enabled
+            else nullcontext(self.model)
+        )
+        with whole as model:
+            measured = self.measure(model)
+        for key, value in measured.items():
+            # the trainer compares: NaN is neither less nor greater, so it is never the best
+            output.metrics[key] = math.nan if value is None else value
+            if value is None and self.is_world_process_zero():
+                logger.warning(
+                    "step %d: no reply has a value of %s; this evaluation cannot be the best",
+                    self.state.global_step,
+                    key,
+                )
+        return output
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        sampler = super()._get_train_sampler(*args)
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.generator = torch.Generator()
+            self.add_callback(SeedSampler(sampler.generator))
+        if isinstance(sampler, BatchRebalanceSampler):
+            sampler.seed = self.args.seed  # the library's is fixed
+        return sampler
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card of the run, in place of trl's."""
+        if self.is_world_process_zero():
+            write_text(Path(self.args.output_dir) / "README.md", model_card(self.run.facts))
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            write_text(folder / "README.md", model_card(self.run.facts))
+
+
+def stop_on_non_finite(trainer: RunTrainer, batches: Sequence[Batch], norm: float) -> None:
+    """Write down what the failed step was made of, and raise UserError with what to try."""
+    args, state = trainer.args, trainer.state
+    rank = f"-process-{args.process_index}" if args.world_size > 1 else ""
+    path = Path(args.output_dir) / f"non_finite{rank}.json"
+    named = "id" in trainer.train_dataset.column_names
+    entries = [
+        {
+            "loss": finite(batch.loss.item()),
+            **(
+                {"ids": [trainer.train_dataset[int(row)]["id"] for row in batch.rows]}
+                if named and batch.rows is not None
+                else {"input_ids": batch.input_ids.tolist()}
+            ),
+        }
+        for batch in batches
+    ]
+    facts = {"step": state.global_step + 1, "epoch": state.epoch, "gradient_norm": finite(norm)}
+    write_json(path, facts | {"batches": entries})
+    raise UserError(
+        f"step {state.global_step + 1}: loss or gradient is not finite (null in {path}, which names "
+        "the rows of the step). The weights of the last checkpoint are whole. Try a lower "
+        "learning_rate, a longer warmup, a lower max_grad_norm or bf16 in place of fp16, and look at "
+        "the rows."
+    )

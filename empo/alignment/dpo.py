@@ -34,7 +34,8 @@ def dpo_rows(
     """Rows with `prompt_ids`, `chosen_ids` and `rejected_pool` (K replies for every epoch in turn).
 
     `length` is the number of tokens of the row in its largest epoch, the prompt counted once; `row`
-    its place. The K replies of an epoch are K draws that follow each other, so they differ.
+    its place. The K replies of an epoch are K draws that follow each other; one that comes twice in an
+    epoch is passed over.
 
     Replies end on the end-of-text token and are never cut. A prompt gives up its oldest turns until
     it fits with the longest of the row's replies; where even the last turn does not fit, the row is
@@ -51,7 +52,7 @@ def dpo_rows(
     shortened, filtered, chosen_tokens = 0, [], 0
     for exchange in exchanges:
         chosen = list(chat.completion(exchange.reply))
-        rejected = [draws.draw(epoch, exchange.id) for epoch in range(epochs * several)]
+        rejected = _drawn(draws, exchange, epochs, several)
         pool = [list(chat.completion(reply.reply)) for reply in rejected]
         longest = max(len(chosen), *map(len, pool))
         prompt, dropped = chat.fitting_prompt(exchange.messages(), max_length - longest)
@@ -77,6 +78,28 @@ def dpo_rows(
     facts = length_facts(lengths, shortened, filtered)
     facts["mean_chosen_tokens"] = chosen_tokens / len(rows)
     return Dataset.from_list(rows), facts
+
+
+def _drawn(draws: Draws, exchange: Exchange, epochs: int, several: int) -> list[Exchange]:
+    """The replies of all epochs in turn, those of an epoch all different."""
+    pool = draws.pool_sizes()[draws.opposite(exchange)]
+    chosen: list[Exchange] = []
+    draw = 0
+    for _ in range(epochs):
+        epoch: dict[str, Exchange] = {}
+        last = draw + 2 * pool  # each reply of the pool is met at least once
+        while len(epoch) < several:
+            if draw > last:
+                raise UserError(
+                    f"rejected_per_prompt: {exchange.id!r} has only {len(epoch)} different replies "
+                    f"of the emotion {draws.opposite(exchange)!r} to be compared with; {several} "
+                    "are needed."
+                )
+            reply = draws.draw(draw, exchange.id)
+            epoch.setdefault(reply.id, reply)
+            draw += 1
+        chosen += epoch.values()
+    return chosen
 
 
 def hand_over(settings: DpoSettings) -> ModelSource:

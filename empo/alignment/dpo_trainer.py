@@ -21,7 +21,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.layouts import pack_pairs
-from empo.alignment.pair_batches import SetEpoch
+from empo.alignment.pair_batches import FollowsEpochs, SetEpoch
 from empo.alignment.reference_logps import with_reference
 from empo.alignment.run_trainer import RunTrainer
 from empo.alignment.shared_prefix import NAME, share_prefix
@@ -70,7 +70,7 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         super().__init__(*args, **kwargs)
         config.precompute_ref_log_probs = self.precompute_ref_logps = ahead
         self.loss_is_scaled_for_ga = True  # in compute_loss
-        self.add_callback(SetEpoch(self.data_collator))
+        followers: list[FollowsEpochs] = [self.data_collator]
         if tokens_per_batch is not None:
             self.batches = TokenBudgetBatches(
                 self.train_dataset["length"],
@@ -79,8 +79,9 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
                 config.seed,
                 config.world_size,
             )
-            self.add_callback(SetEpoch(self.batches))
+            followers.append(self.batches)
             self.accelerator.gather = partial(gather_unequal, self.accelerator)
+        self.add_callback(SetEpoch(*followers))
         self._share()
         if ahead and adapters:
             self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", 0)
@@ -209,7 +210,7 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         difference = (shared - apart).abs().mean().item()
         allowed = 1e-3 if shared.dtype == self.model.dtype == torch.float32 else 0.1
         allowed = 0.1 if self.args.bf16 or self.args.fp16 else allowed
-        if not difference <= allowed:
+        if difference > allowed:  # of what is not a number the first step tells
             raise UserError(
                 f"shared_prefix: on the first batch the log-probabilities of tokens are "
                 f"{difference:.3g} nats off those of separate sequences (at most {allowed} is "

@@ -69,13 +69,14 @@ class FollowsEpochs(Protocol):
 
 
 class SetEpoch(TrainerCallback):
-    """Tells a collator or sampler which epoch begins."""
+    """Tells collator and sampler which epoch begins."""
 
-    def __init__(self, follower: FollowsEpochs) -> None:
-        self.follower = follower
+    def __init__(self, *followers: FollowsEpochs) -> None:
+        self.followers = followers
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set before the first batch is asked for; `state.epoch` is fractional after a resume."""
-        self.follower.set_epoch(int(state.epoch or 0))
+        for follower in self.followers:
+            follower.set_epoch(int(state.epoch or 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,36 @@ def test_the_reference_is_told_in_words(shelf: Shelf, tmp_path: Path) -> None:
         f"a frozen copy of the adapter {shelf.sft}"
     )
     assert words(settings(shelf.sft)) == f"{shelf.sft / 'merged'} without the adapter"
+
+
+def test_the_replies_of_an_epoch_are_different_ones(
+    exchanges: list[Exchange], draws: Draws, chat: ChatFormat
+) -> None:
+    """Pools of 16: five epochs of seven go round them more than twice."""
+    several = dpo_rows(exchanges, draws, chat, 400, 5, 7)[0]
+    for row in several:
+        names = row["rejected_ids_pool"]
+        assert len(names) == len(row["rejected_pool"]) == 35
+        for epoch in range(5):
+            assert len(set(names[7 * epoch : 7 * epoch + 7])) == 7
+    first = several[0]
+    of_an_epoch = [sum(map(len, first["rejected_pool"][7 * e : 7 * e + 7])) for e in range(5)]
+    assert first["length"] == (
+        len(first["prompt_ids"]) + len(first["chosen_ids"]) + max(of_an_epoch)
+    )
+    one = dpo_rows(exchanges, draws, chat, 400, 3, 1)[0]
+    assert [row["rejected_ids_pool"] for row in one] == [
+        [draws.draw(epoch, exchange.id).id for epoch in range(3)] for exchange in exchanges
+    ]
+
+
+def test_more_replies_than_there_are_is_an_error(
+    exchanges: list[Exchange], draws: Draws, chat: ChatFormat
+) -> None:
+    with pytest.raises(UserError, match="rejected_per_prompt: 40 different replies are needed"):
+        dpo_rows(exchanges, draws, chat, 400, 1, 40)
+    few = [e for e in exchanges if e.emotion == "surprised"][:2]
+    few += [e for e in exchanges if e.emotion == "anticipating"][:2]
+    few[0] = replace(few[0], reply=few[2].reply)
+    with pytest.raises(UserError, match=r"has only 1 different replies .* 2 are needed"):
+        dpo_rows(few, Draws(few, OPPOSITES, seed=1), chat, 400, 1, 2)

@@ -198,6 +198,26 @@ def test_shared_prompts_log_what_trls_own_step_logs(
     assert max(abs(step.get("rewards/margins", 0)) for step in ours) > 0.005
 
 
+def test_pairs_weigh_the_same_on_processes_with_unequal_batches(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    """One step an epoch: over all batches of all processes it is the mean over all pairs."""
+    more = ["--tokens_per_batch", "700", "--gradient_accumulation_steps", "100"]
+    more += ["--num_train_epochs", "2", "--save_strategy", "no", "--eval_strategy", "no"]
+    more += ["--eval_on_start", "false"]
+    one = shelf.run("dpo", tmp_path / "one", *more)
+    words = shelf.arguments("dpo", tmp_path / "two", *more, "--processes", "2")
+    done = launch(ROOT / "recipes/dpo.py", *words)
+    assert done.returncode == 0, done.stderr[-4000:]
+    facts = read_json(tmp_path / "two" / "run.json")["batches"]
+    assert facts["batches_per_epoch"] % 2 == 0 and facts["min_rows"] < facts["max_rows"]
+    ours, theirs = losses(tmp_path / "two"), losses(one)
+    assert len(ours) == len(theirs) == 2
+    for step, other in zip(ours, theirs, strict=True):
+        assert step["loss"] == pytest.approx(other["loss"], abs=1e-6)
+        assert step["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("launcher", "more", "told"),
     [

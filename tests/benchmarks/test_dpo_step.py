@@ -43,7 +43,7 @@ def test_the_file_has_what_readers_look_for(result: dict[str, Any]) -> None:
     assert result["shape"]["name"] == "tiny" and result["seed"] == 0 and result["pairs"] == 8
     (measured,) = result["measurements"]
     assert measured["lora_r"] == 8
-    rounds = {name: 2 for name in dpo_step.RATIOS}
+    rounds = dict.fromkeys(dpo_step.RATIOS, 2)
     rounds |= {"ratio_vs_trl_defaults": 1, "ratio_with_checkpointing": 1}
     for name, number in rounds.items():
         assert result[name] == measured[name]
@@ -83,11 +83,11 @@ def test_both_sides_agree_on_the_loss(result: dict[str, Any], kind: str) -> None
     assert result["measurements"][0]["largest_loss_difference"] < 1e-5
 
 
-def test_tokens_are_those_of_the_layouts() -> None:
+def test_tokens_are_those_of_the_layouts(tmp_path: Path) -> None:
     """Prompts of 10 and 6, replies of 3, 5, 1, 2 and 2, 2, 4, 1; trl pads all to 15."""
     rows = dpo_modes.token_rows([[10, 3, 5, 1, 2], [6, 2, 2, 4, 1]], random.Random(0), 512)
     base = dpo_modes.base_model(dpo_modes.SHAPES["tiny"], torch.device("cpu"))
-    trainers = dpo_modes.Trainers(base, 4, torch.device("cpu"), "unused")
+    trainers = dpo_modes.Trainers(base, 4, torch.device("cpu"), str(tmp_path))
     modes = ["trl best", "shared prefix", "shared prefix, K=3"]
     steps = trainers.round(rows, modes, random.Random(0))["steps"]
     found = {
@@ -98,13 +98,15 @@ def test_tokens_are_those_of_the_layouts() -> None:
         "shared prefix": ((10 + 2 + 4 + 6 + 1 + 1) / 2,) * 2,
         "shared prefix, K=3": ((10 + 2 + 4 + 0 + 1 + 6 + 1 + 1 + 3 + 0) / 6,) * 2,
     }
-    assert trainers.parameters["adapters"] == 4 * 2 * (4 * 64 * 2 + 2 * 96 + 3 * 192 - 128)
+    q_and_o, k_and_v, gate_up_and_down = 2 * (64 + 64), 2 * (64 + 32), 3 * (64 + 128)
+    assert trainers.parameters["adapters"] == 2 * 4 * (q_and_o + k_and_v + gate_up_and_down)
 
 
-def test_only_trl_defaults_score_every_position() -> None:
+def test_only_trl_defaults_score_every_position(result: dict[str, Any]) -> None:
     import trl.trainer.utils
 
     before = trl.trainer.utils._use_triton
+    assert before(torch.device("cpu"))  # also after the steps of `result`
     with dpo_modes._trls_own_head():
         assert not trl.trainer.utils._use_triton(torch.device("cpu"))
     assert trl.trainer.utils._use_triton is before
@@ -136,8 +138,8 @@ def test_what_was_not_run_has_a_reason() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "its columns are ''; 'prompt,chosen,rejected_1,rejected_2,rejected_3' are expected"),
-        ("prompt,chosen\n", "its columns are 'prompt,chosen';"),
+        ("", "the file is empty"),
+        ("prompt,chosen\n", "columns are 'prompt,chosen'; 'prompt,chosen,rejected_1,rejected_2,"),
         ("{}9,8,7,6\n", r"line 2: '9,8,7,6'; 5 numbers of tokens, each at least 1, are expected"),
         ("{}9,8,7,6,5\n9,8,0,6,5\n", r"line 3: '9,8,0,6,5'; 5 numbers"),
         ("{}9,8,7,6,5\n", r"1 rows are fewer than the 2 of --pairs"),

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import seed_worker
 from trl import DPOTrainer
 from trl.models import prepare_deepspeed
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from empo.alignment.batches import TokenBudgetBatches
@@ -202,7 +203,8 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         mask = inputs["completion_mask"][:, 1:].bool()
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         separate = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-        with torch.no_grad():
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
             shared, apart = (
                 model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs[mask]
                 for given in (separate | {NAME: inputs[NAME]}, separate)

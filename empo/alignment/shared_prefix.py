@@ -34,7 +34,26 @@ logger = logging.getLogger(__name__)
 NAME = "shared_prefix"
 """Of the attention function, and of the argument that carries the layout to it."""
 
-VERIFIED = ("llama", "mistral", "qwen2", "qwen3")
+VERIFIED = (
+    "arcee",
+    "gemma",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "helium",
+    "llama",
+    "ministral",
+    "ministral3",
+    "mistral",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "starcoder2",
+)
 """Architectures (`model_type`) whose loss and gradients the tests compare with trl's."""
 
 FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
@@ -46,10 +65,9 @@ def refusal(config: PretrainedConfig, attention: str | None, max_length: int) ->
 
     `attention` is the backend that was asked for; None and `sdpa` can carry the mask.
     """
-    text = config.get_text_config()
-    if text.model_type not in VERIFIED:
+    if config.model_type not in VERIFIED:
         return (
-            f"the architecture {text.model_type} is not one it was verified on "
+            f"the architecture {config.model_type} is not one it was verified on "
             f"({', '.join(VERIFIED)})"
         )
     if attention not in (None, "sdpa"):
@@ -57,9 +75,14 @@ def refusal(config: PretrainedConfig, attention: str | None, max_length: int) ->
             f"attention: {attention} takes no mask in which replies share a prompt; only sdpa does "
             "(on a GPU in half precision it is replaced by a variable-length flash kernel anyway)"
         )
-    window = getattr(text, "sliding_window", None)
-    if getattr(text, "use_sliding_window", True) and window and window < max_length:
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) and window and window < max_length:
         return f"its sliding window of {window} tokens is shorter than max_length {max_length}"
+    if getattr(config, "attention_dropout", 0):
+        return (
+            f"its attention_dropout of {config.attention_dropout} is not switched off by DPO, which "
+            "is to run without dropout; set it to 0 in the model's config.json"
+        )
     return None
 
 
@@ -70,7 +93,7 @@ def share_prefix(model: PreTrainedModel) -> None:
     Without a layout the model does what it did: generation, evaluation, saving. A second call changes
     nothing.
     """
-    if model.config._attn_implementation == NAME:
+    if getattr(model.forward, NAME, False):
         return
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -88,7 +111,7 @@ def share_prefix(model: PreTrainedModel) -> None:
             # four dimensions are handed on as they are; the layout says who sees whom
             attention_mask=layout["ids"].new_ones((1, 1, 1, 1), dtype=torch.bool),
             use_cache=False,
-            **{NAME: layout | {"masks": _masks(layout, _attention_dtype(self))}},
+            **{NAME: layout | {"masks": _masks(layout, self)}},
         )
         states = outputs.last_hidden_state[0].index_select(0, layout["queries"])
         found = _score(self.get_output_embeddings(), states, layout["targets"])
@@ -99,6 +122,7 @@ def share_prefix(model: PreTrainedModel) -> None:
             }
         )
 
+    setattr(forward, NAME, True)
     model.forward = types.MethodType(forward, model)
 
 
@@ -108,7 +132,8 @@ def _score(head: torch.nn.Module, states: torch.Tensor, targets: torch.Tensor) -
         weight = weight.full_tensor()
         bias = None if bias is None else bias.full_tensor()
     with maybe_gather_lm_head_ctx(weight, bias):
-        if not head.weight.requires_grad:
+        trained = head.weight.requires_grad or (bias is not None and head.bias.requires_grad)
+        if not trained:
             return FrozenHead.apply(states, weight, bias, targets)
         # the head's own gradient needs the logits once more, as trl makes them
         sizes = (1.0, 32_768, None, 1.0)
@@ -160,7 +185,10 @@ def _flash(
     """(N, heads, size): prompts and replies as sequences of unequal length, keys gathered."""
     from torch.nn.attention.varlen import varlen_attn
 
-    queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    # rotary positions leave queries and keys in float32 where weights are, under autocast
+    queries, keys, values = (
+        tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value)
+    )
     return varlen_attn(
         queries.contiguous(),
         keys.index_select(0, layout["keys"]),
@@ -175,7 +203,7 @@ def _flash(
 
 
 @functools.cache
-def flash_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+def flash_kernel(device: torch.device, dtype: torch.dtype, head_size: int = 64) -> bool:
     """Whether the variable-length flash kernel serves here; tried once, and said once.
 
     It has to agree with masked attention on a small layout, values and gradients.
@@ -186,7 +214,7 @@ def flash_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     layout = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in layout.items()}
     layout["masks"] = _row_masks(layout, dtype)
     generator = torch.Generator(device).manual_seed(0)
-    shapes = [(1, heads, len(layout["segments"]), 64) for heads in (8, 2, 2, 8)]
+    shapes = [(1, heads, len(layout["segments"]), head_size) for heads in (8, 2, 2, 8)]
     tensors = [
         torch.randn(shape, generator=generator, device=device, dtype=dtype) for shape in shapes
     ]
@@ -212,18 +240,14 @@ def flash_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return reason is None
 
 
-def _attention_dtype(model: PreTrainedModel) -> torch.dtype:
-    device = model.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return model.dtype
-
-
-def _masks(layout: Layout, dtype: torch.dtype) -> list[torch.Tensor] | None:
+def _masks(layout: Layout, model: PreTrainedModel) -> list[torch.Tensor] | None:
     """None where the flash kernel serves."""
-    if flash_kernel(layout["ids"].device, dtype):
-        return None
-    return _row_masks(layout, dtype)
+    device, config = layout["ids"].device, model.config
+    dtype = model.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return None if flash_kernel(device, dtype, size) else _row_masks(layout, dtype)
 
 
 def _row_masks(layout: Layout, dtype: torch.dtype) -> list[torch.Tensor]:

@@ -107,7 +107,7 @@ def _tokens(
     kind: str, settings: Any, args: Any, train: Corpus, table: Any, tokenizer: Any, shown: int
 ) -> int:
     """Print rows with their loss mask and what the maximum length does; return the rows left."""
-    from empo.alignment.dpo import dpo_rows, epochs_drawn
+    from empo.alignment.dpo import training_rows
     from empo.alignment.sft import IGNORED, sft_rows
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
@@ -116,10 +116,11 @@ def _tokens(
     chat = ChatFormat(tokenizer, template, settings.system_message)
     if kind == "dpo":
         exchanges = train.exchanges()
-        epochs = epochs_drawn(args, len(exchanges))
         draws = Draws(exchanges, table, args.seed)
         several = settings.rejected_per_prompt
-        rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs, several)
+        rows, lengths = training_rows(
+            exchanges, draws, chat, settings, args, settings.processes or 1
+        )
         for row in rows.select(range(min(shown, len(rows)))):
             print(f"{row['id']}: marked with | is what the loss is on")
             _show(tokenizer, row["prompt_ids"], [False] * len(row["prompt_ids"]))

@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_batches,
         check_prompts,
         dpo_rows,
-        epochs_drawn,
         hand_over,
         policy_and_reference,
         reference_identity,
         shares_prefix,
+        training_rows,
     )
     from empo.alignment.dpo_trainer import RedrawnDPOTrainer
     from empo.alignment.pair_batches import EpochCollator
@@ -57,17 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     source = hand_over(settings)
+    shared = shares_prefix(settings, args, source)
     tokenizer = load_tokenizer(source)
     message = given.get("system_message", source.run.get("system_message", settings.system_message))
     chat = ChatFormat(tokenizer, settings.chat_template, message)
     check_prompts(chat, source)
     tokenizer.chat_template = chat.plain_template
     exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
-    epochs = epochs_drawn(args, len(exchanges))
     draws = Draws(exchanges, table, args.seed)
     valid_draws = Draws(valid_exchanges, table, args.seed)
     several = settings.rejected_per_prompt
-    rows, lengths = dpo_rows(exchanges, draws, chat, args.max_length, epochs, several)
+    rows, lengths = training_rows(exchanges, draws, chat, settings, args, args.world_size)
     valid_rows, valid_lengths = dpo_rows(
         valid_exchanges, valid_draws, chat, args.max_length, 1, several
     )
@@ -78,7 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.precompute_ref_log_probs = False  # weights are in shards only once training starts
         print("FSDP: the reference is run in every step, not once before training")
     policy, reference_model, reference = policy_and_reference(settings, source, args)
-    shared = shares_prefix(settings, args, policy.config)
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},
@@ -107,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure=measure,
         tokens_per_batch=settings.tokens_per_batch,
         reference_folder=settings.reference_cache,
-        reference_identity=reference_identity(settings, args, source, chat),
+        reference_identity=reference_identity(settings, source, chat),
     )
     job.facts.setdefault("reference_logps", trainer.reference_facts)  # a resumed run finds them
     train(trainer, job)

@@ -1,7 +1,7 @@
 """Log-probabilities of given tokens under a frozen output head, with the gradient ready at once.
 
-For one position, d log p(target) / d hidden = W[target] - sum_v p_v W[v]. Both terms are there in
-the forward pass, so that it keeps one vector per position instead of what would make the logits
+For one position, d log p(target) / d hidden = (onehot(target) - p) W. All of it is there in the
+forward pass, so that it keeps one vector per position instead of what would make the logits
 again: the backward pass is one multiplication. Under ZeRO-3 and FSDP the head is gathered once.
 """
 
@@ -13,6 +13,13 @@ import torch
 
 CHUNK = 1024
 """Positions whose logits exist at the same time."""
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The product in float32, without rounding it to half precision first."""
+    if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
 
 
 class FrozenHead(torch.autograd.Function):
@@ -56,8 +63,10 @@ class FrozenHead(torch.autograd.Function):
                 )
             )
             if ctx.needs_input_grad[0]:
-                expected = (probabilities.to(dtype) @ head).float()
-                gradients.append(weight[wanted].float() - expected)
+                # subtracted before it is rounded: for a sure token both terms are nearly equal
+                toward = probabilities.neg_()
+                toward.scatter_add_(1, wanted[:, None], torch.ones_like(toward[:, :1]))
+                gradients.append(_product(toward.to(dtype), head))
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
         ctx.dtype = hidden.dtype

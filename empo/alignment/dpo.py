@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from trl import DPOConfig
 
+from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.settings import DpoSettings
 from empo.alignment.shared_prefix import refusal
 from empo.alignment.training import length_facts
@@ -18,9 +20,18 @@ from empo.dialogues import Exchange
 from empo.models import ModelSource, load_model, resolve
 from empo.preferences import Draws
 from empo.prompts import ChatFormat
-from empo.records import UserError
+from empo.records import UserError, read_json
 
 logger = logging.getLogger(__name__)
+
+_NOT_THE_MODEL = {
+    "_name_or_path",
+    "base_model_name_or_path",
+    "peft_version",
+    "revision",
+    "transformers_version",
+}
+"""Keys of a configuration that can change while the model stays the same."""
 
 
 def dpo_rows(
@@ -96,7 +107,7 @@ def _drawn(draws: Draws, exchange: Exchange, epochs: int, several: int) -> list[
                     "are needed."
                 )
             reply = draws.draw(draw, exchange.id)
-            epoch.setdefault(reply.id, reply)
+            epoch.setdefault(reply.reply, reply)
             draw += 1
         chosen += epoch.values()
     return chosen
@@ -131,13 +142,39 @@ def check_prompts(chat: ChatFormat, source: ModelSource) -> None:
         )
 
 
-def epochs_drawn(args: DPOConfig, rows: int) -> int:
-    """Number of epochs for which replies have to be drawn ahead."""
-    if args.max_steps <= 0:
-        return math.ceil(args.num_train_epochs)
-    batch = args.per_device_train_batch_size * args.world_size
-    steps = math.ceil(math.ceil(rows / batch) / args.gradient_accumulation_steps)
-    return math.ceil(args.max_steps / steps)
+def training_rows(
+    exchanges: Sequence[Exchange],
+    draws: Draws,
+    chat: ChatFormat,
+    settings: DpoSettings,
+    args: DPOConfig,
+    processes: int = 1,
+) -> tuple[Dataset, dict[str, Any]]:
+    """`dpo_rows` with the draws of as many epochs as the training has."""
+    epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else 1
+    while True:
+        rows, facts = dpo_rows(
+            exchanges, draws, chat, args.max_length, epochs, settings.rejected_per_prompt
+        )
+        if args.max_steps <= 0:
+            return rows, facts
+        needed = math.ceil(args.max_steps / _steps_per_epoch(rows, settings, args, processes))
+        if needed <= epochs:
+            return rows, facts
+        epochs = needed  # more draws may have a longer reply, and leave out more rows
+
+
+def _steps_per_epoch(rows: Dataset, settings: DpoSettings, args: DPOConfig, processes: int) -> int:
+    size = args.per_device_train_batch_size
+    if settings.tokens_per_batch is not None:
+        sampler = TokenBudgetBatches(
+            rows["length"], settings.tokens_per_batch, size, args.seed, processes
+        )
+        batches = len(sampler) // processes
+    else:
+        divide = math.floor if args.dataloader_drop_last else math.ceil
+        batches = divide(len(rows) / (size * processes))
+    return max(1, math.ceil(batches / args.gradient_accumulation_steps))
 
 
 def policy_and_reference(
@@ -171,8 +208,8 @@ def check_batches(settings: DpoSettings, args: DPOConfig) -> None:
     problems = []
     if args.train_sampling_strategy != "random":
         problems.append(f"train_sampling_strategy: {args.train_sampling_strategy}")
-    if args.auto_find_batch_size:
-        problems.append("auto_find_batch_size: true")
+    if args.dataloader_drop_last:
+        problems.append("dataloader_drop_last: true")
     problems += [
         f"accelerator_config: {name}: true"
         for name in ("split_batches", "dispatch_batches")
@@ -185,36 +222,53 @@ def check_batches(settings: DpoSettings, args: DPOConfig) -> None:
         )
 
 
-def shares_prefix(settings: DpoSettings, args: DPOConfig, config: PretrainedConfig) -> bool:
+def shares_prefix(settings: DpoSettings, args: DPOConfig, source: ModelSource) -> bool:
     """Whether prompts are computed once: as set, and where nothing is set wherever it can be.
 
     Raises UserError with the reason where it was asked for and cannot be.
     """
-    if settings.shared_prefix is False:
-        return False
-    reason = refusal(config, settings.attention, args.max_length)
-    if reason is None and args.accelerator_config.dispatch_batches:
-        reason = "dispatch_batches would cut its layout into pieces"
-    if reason is None:
-        return True
+    reason = None
+    if settings.shared_prefix is not False:
+        config = AutoConfig.from_pretrained(source.base, revision=source.revision)
+        reason = refusal(config, settings.attention, args.max_length)
+        if reason is None and args.accelerator_config.dispatch_batches:
+            reason = "dispatch_batches would cut its layout into pieces"
+        if reason is None:
+            return True
     if settings.shared_prefix:
         raise UserError(f"shared_prefix: {reason}. Set it to false.")
-    logger.warning("prompts are not shared between their replies: %s", reason)
+    if settings.tokens_per_batch is not None:
+        raise UserError(
+            "tokens_per_batch: it counts a prompt once, and prompts are not shared here "
+            f"({reason or 'shared_prefix: false'}). Leave it out; group_by_length saves padding."
+        )
+    if reason is not None:
+        logger.warning("prompts are not shared between their replies: %s", reason)
     return False
 
 
 def reference_identity(
-    settings: DpoSettings, args: DPOConfig, source: ModelSource, chat: ChatFormat
+    settings: DpoSettings, source: ModelSource, chat: ChatFormat
 ) -> dict[str, Any]:
-    """What the reference's log-probabilities depend on beside the tokens."""
+    """What the reference's log-probabilities depend on beside the tokens and the precision.
+
+    Of a local model the digest of its weights and what its configuration says, of a hub model name
+    and commit.
+    """
     start = source.facts()
+    parts = []
+    for part in (start["base"], *start["adapters"]):
+        folder = Path(part["name"])
+        if "sha256" in part:
+            part = {"sha256": part["sha256"]}
+            for name in ("config.json", "adapter_config.json"):
+                if (folder / name).is_file():
+                    said = read_json(folder / name)
+                    part[name] = {k: v for k, v in said.items() if k not in _NOT_THE_MODEL}
+        parts.append(part)
     return {
-        "weights": [
-            {key: value for key, value in part.items() if key != "name" or "sha256" not in part}
-            for part in (start["base"], *start["adapters"])
-        ],
+        "weights": parts,
         "dtype": settings.dtype,
-        "autocast": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
         "load_in_4bit": settings.load_in_4bit,
         "template_sha256": chat.sha256,
     }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather, pad_across_processes, reduce
 from datasets import Dataset
 from peft import PeftModel
@@ -29,16 +28,26 @@ from empo.alignment.shared_prefix import NAME, share_prefix
 from empo.records import UserError
 
 
-def gather_unequal(accelerator: Accelerator, tensor: torch.Tensor) -> torch.Tensor:
-    """What `accelerator.gather` gives, also where processes hold different numbers of rows.
+class UnequalGather:
+    """`accelerator.gather` for batches of unequal size on the processes.
 
-    trl gathers a value per pair, and the libraries below abort where sizes differ.
+    trl gathers values per pair, and the libraries below abort where their numbers differ. The
+    numbers are exchanged once per batch, by `expect`.
     """
-    if tensor.ndim == 0 or accelerator.num_processes == 1:
-        return gather(tensor)
-    sizes = gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
-    parts = gather(pad_across_processes(tensor)).chunk(len(sizes))
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+
+    def expect(self, pairs: int, device: torch.device) -> None:
+        """Tell the other processes how many pairs this one's batch has."""
+        self._sizes = gather(torch.full((1,), pairs, device=device)).tolist()
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A value per batch, or values per pair of the batch that was told of."""
+        if tensor.ndim == 0:
+            return gather(tensor)
+        parts = gather(pad_across_processes(tensor)).chunk(len(self._sizes))
+        return torch.cat([part[:size] for part, size in zip(parts, self._sizes, strict=True)])
 
 
 class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
@@ -62,6 +71,7 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         self.reference_folder = reference_folder
         self.reference_identity = reference_identity or {}
         self.reference_facts: dict[str, Any] = {}
+        self._gather: UnequalGather | None = None
         self._compared = not kwargs["data_collator"].shared
         config, model = kwargs["args"], kwargs["model"]
         ahead = config.precompute_ref_log_probs
@@ -81,7 +91,8 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
                 config.world_size,
             )
             followers.append(self.batches)
-            self.accelerator.gather = partial(gather_unequal, self.accelerator)
+            if config.world_size > 1:
+                self.accelerator.gather = self._gather = UnequalGather()
         self.add_callback(SetEpoch(*followers))
         self._share()
         if ahead and adapters:
@@ -94,7 +105,8 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
             for model in (self.model, self.ref_model):
                 if model is not None:
                     whole = self.accelerator.unwrap_model(model)
-                    share_prefix(whole.get_base_model() if isinstance(whole, PeftModel) else whole)
+                    whole = whole.get_base_model() if isinstance(whole, PeftModel) else whole
+                    share_prefix(whole, self.accelerator.autocast)
 
     def get_train_dataloader(self) -> DataLoader:
         """The trainer's, or batches by tokens."""
@@ -133,19 +145,37 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         def score(prompts: Sequence[list[int]], replies: Sequence[list[list[int]]]) -> Any:
             return self._reference(model, prompts, replies)
 
-        half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
+        # what runs: the launcher's configuration may ask for half precision, too
+        precision = self.accelerator.mixed_precision
+        identity = {
+            **self.reference_identity,
+            "autocast": precision,
+            "deepspeed": self.is_deepspeed_enabled,
+        }
         size = self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size
         rows, self.reference_facts[name] = with_reference(
             dataset,
             name,
             score,
             Path(self.reference_folder or Path(self.args.output_dir) / "reference"),
-            self.reference_identity,
+            identity,
             self.accelerator,
             size,
-            tolerance=0.05 if half else 1e-3,
+            tolerance=0.05 if self._half else 1e-3,
         )
         return rows
+
+    @property
+    def _half(self) -> bool:
+        return self.accelerator.mixed_precision != "no" or self.model.dtype != torch.float32
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The trainer's; the reference stays float32, which DeepSpeed's configuration would round."""
+        prepared = super()._prepare_inputs(inputs)
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            if name in inputs:
+                prepared[name] = inputs[name].to(self.args.device)
+        return prepared
 
     def _reference(
         self,
@@ -182,6 +212,8 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """trl's mean over the pairs of a batch, weighted by its share of the step's pairs."""
+        if self._gather is not None:
+            self._gather.expect(len(inputs["input_ids"]) // 2, self.args.device)
         if not self._compared:
             self._compared = True
             self._compare(model, inputs)
@@ -196,7 +228,7 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
     ) -> torch.Tensor:
         """Pairs of an optimizer step on all processes."""
         pairs = sum(len(batch["input_ids"]) // 2 for batch in batch_samples)
-        return reduce(torch.tensor(float(pairs), device=device), "sum")
+        return reduce(torch.full((), float(pairs), device=device), "sum")
 
     def _compare(self, model: PreTrainedModel, inputs: dict[str, Any]) -> None:
         """UserError where the shared step and separate sequences say different things."""
@@ -209,9 +241,8 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
                 model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs[mask]
                 for given in (separate | {NAME: inputs[NAME]}, separate)
             )
-        difference = (shared - apart).abs().mean().item()
-        allowed = 1e-3 if shared.dtype == self.model.dtype == torch.float32 else 0.1
-        allowed = 0.1 if self.args.bf16 or self.args.fp16 else allowed
+        difference = gather((shared - apart).abs().mean()).max().item()
+        allowed = 0.1 if self._half else 1e-3
         if difference > allowed:  # of what is not a number the first step tells
             raise UserError(
                 f"shared_prefix: on the first batch the log-probabilities of tokens are "

@@ -112,6 +112,15 @@ def check_options(args: TrainingArguments) -> None:
     problems = []
     if args.hub_token is not None:
         problems.append("hub_token: it would be written down; set HF_TOKEN in the environment.")
+    if args.remove_unused_columns:
+        problems.append(
+            "remove_unused_columns: the columns are what rows are made of; leave it false."
+        )
+    if args.auto_find_batch_size:
+        problems.append(
+            "auto_find_batch_size: the batch is part of what a run is; lower "
+            "per_device_train_batch_size and raise gradient_accumulation_steps."
+        )
     if args.save_only_model:
         problems.append("save_only_model: a run could not be continued exactly.")
     for name in args.report_to:
@@ -123,6 +132,10 @@ def check_options(args: TrainingArguments) -> None:
             problems.append(
                 "ld_alpha: it needs the reference token by token; set precompute_ref_log_probs: false."
             )
+        if args.sync_ref_model:
+            problems.append("sync_ref_model: the reference is the SFT model throughout.")
+        if not args.disable_dropout:
+            problems.append("disable_dropout: policy and reference are compared without dropout.")
         if args.max_length is None:
             problems.append("max_length: DPO needs a number of tokens.")
     if problems:

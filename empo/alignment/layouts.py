@@ -25,13 +25,14 @@ def pack(
 ) -> Layout:
     """The layout of rows; `replies[i]` are the replies to `prompts[i]`, each of at least one token.
 
-    - `ids`, `positions` (1, N): all rows one after the other, N filled up to `multiple_of`;
+    - `ids`, `positions` (1, N): all rows one after the other;
     - `queries`, `targets` (M): where a reply's token is predicted, and that token;
     - `spans`: begin and end in M of every reply, in order of the rows;
     - `rows`: tokens of every row, and `segments` (N): 0 for its prompt, 1, 2, ... for its replies;
     - `keys`, `query_starts`, `key_starts`, `longest`: the same as sequences of unequal length, for
       kernels: a prompt attends to itself, a reply to its prompt and itself, both causally.
 
+    N and M are filled up to `multiple_of` by what nothing reads, so that fewer shapes occur.
     Raises ValueError for an empty prompt or reply.
     """
     ids: list[int] = []
@@ -69,6 +70,9 @@ def pack(
     filling = -len(ids) % multiple_of if multiple_of else 0
     if filling:
         rows.append(len(add([0] * filling, 0, 0, range(0))))
+    unread = -len(queries) % multiple_of if multiple_of else 0
+    queries += [0] * unread
+    targets += [0] * unread
     starts = torch.tensor([(0, 0), *pieces], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     return {
         "ids": torch.tensor([ids]),

@@ -26,7 +26,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, List, Value
 from tqdm import tqdm
 
-from empo.alignment.logp_store import REDO, LogpStore
+from empo.alignment.logp_store import LogpStore
 from empo.records import UserError
 
 FILE = "reference.sqlite"
@@ -245,7 +245,7 @@ def _largest_difference(
                     f"{path}: row {row.id!r}, {completion.field}: the log-probability kept there is "
                     f"{there:.6g}, and this model gives {now:.6g} ({difference:.3g} nats per token; "
                     f"{tolerance:g} are allowed). The file does not belong to these weights or this "
-                    f"software. {REDO}"
+                    f"software. Name another reference_cache, or delete this one; it is computed again."
                 )
             largest = max(difference, largest or 0.0)
     return largest

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import trl.trainer.utils
 from accelerate.utils import reduce
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
@@ -95,16 +96,20 @@ class RunTrainer(Trainer):
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """Stop on all processes before an optimizer step that would spoil the weights."""
+        """Stop on all processes before an optimizer step on what is not finite.
+
+        DeepSpeed has stepped by then, and says -1 of a norm that is not finite.
+        """
         norm = super()._get_grad_norm(model, grad_norm)
         batches, self._step_batches = self._step_batches, []
-        if self.accelerator.scaler is None:  # with one, fp16 steps that overflow are left out
-            value = torch.as_tensor(norm, dtype=torch.float32, device=self.args.device)
-            losses = torch.stack([batch.loss.float() for batch in batches])
-            # DeepSpeed says -1 where the norm is not finite
-            broken = ~torch.isfinite(value) | (value < 0) | ~torch.isfinite(losses).all()
-            if reduce(broken.float(), "sum") > 0:
-                stop_on_non_finite(self, batches, value.item())
+        value = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.args.device)
+        losses = torch.stack([batch.loss.float() for batch in batches])
+        broken = ~torch.isfinite(losses).all()
+        if self.accelerator.mixed_precision != "fp16":  # whose overflown steps are left out
+            broken = broken | ~torch.isfinite(value) | (value < 0)
+        if reduce(broken.float(), "sum") > 0:
+            stop_on_non_finite(self, batches, value.item())
         return norm
 
     def evaluation_loop(
@@ -186,7 +191,7 @@ def stop_on_non_finite(trainer: RunTrainer, batches: Sequence[Batch], norm: floa
     write_json(path, facts | {"batches": entries})
     raise UserError(
         f"step {state.global_step + 1}: loss or gradient is not finite (null in {path}, which names "
-        "the rows of the step). The weights of the last checkpoint are whole. Try a lower "
-        "learning_rate, a longer warmup, a lower max_grad_norm or bf16 in place of fp16, and look at "
-        "the rows."
+        "the rows of the step). Look at the rows, and try in another output_dir a lower "
+        "learning_rate, a longer warmup, a lower max_grad_norm, or bf16 in place of fp16. The "
+        "checkpoints before it are finite, the last may be spoiled already."
     )

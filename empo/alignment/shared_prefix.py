@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import logging
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,20 +79,23 @@ def refusal(config: PretrainedConfig, attention: str | None, max_length: int) ->
     window = getattr(config, "sliding_window", None)
     if getattr(config, "use_sliding_window", True) and window and window < max_length:
         return f"its sliding window of {window} tokens is shorter than max_length {max_length}"
-    if getattr(config, "attention_dropout", 0):
-        return (
-            f"its attention_dropout of {config.attention_dropout} is not switched off by DPO, which "
-            "is to run without dropout; set it to 0 in the model's config.json"
-        )
+    for name, value in config.to_dict().items():
+        if value and ("dropout" in name or "softcapping" in name):
+            return (
+                f"its configuration has {name}: {value}, and a shared prompt is computed without "
+                "dropout and caps"
+            )
     return None
 
 
-def share_prefix(model: PreTrainedModel) -> None:
+def share_prefix(
+    model: PreTrainedModel, precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> None:
     """Let a causal model follow a layout given as `model(..., shared_prefix=layout)`.
 
     trl's per-token fields come back in the form of the layout's `cells`, 0 where it has none.
     Without a layout the model does what it did: generation, evaluation, saving. A second call changes
-    nothing.
+    nothing. `precision` is what a layout is followed under (autocast).
     """
     if getattr(model.forward, NAME, False):
         return
@@ -105,16 +109,17 @@ def share_prefix(model: PreTrainedModel) -> None:
         layout = kwargs.pop(NAME, None)
         if layout is None:
             return usual(*args, **kwargs)
-        outputs = self.base_model(
-            input_ids=layout["ids"],
-            position_ids=layout["positions"],
-            # four dimensions are handed on as they are; the layout says who sees whom
-            attention_mask=layout["ids"].new_ones((1, 1, 1, 1), dtype=torch.bool),
-            use_cache=False,
-            **{NAME: layout | {"masks": _masks(layout, self)}},
-        )
-        states = outputs.last_hidden_state[0].index_select(0, layout["queries"])
-        found = _score(self.get_output_embeddings(), states, layout["targets"])
+        with precision():
+            outputs = self.base_model(
+                input_ids=layout["ids"],
+                position_ids=layout["positions"],
+                # four dimensions are handed on as they are; the layout says who sees whom
+                attention_mask=layout["ids"].new_ones((1, 1, 1, 1), dtype=torch.bool),
+                use_cache=False,
+                **{NAME: layout | {"masks": _masks(layout, self)}},
+            )
+            states = outputs.last_hidden_state[0].index_select(0, layout["queries"])
+            found = _score(self.get_output_embeddings(), states, layout["targets"])
         return FusedCausalLMOutput(
             **{
                 name: torch.cat([value, value.new_zeros(1)])[layout["cells"]]
@@ -208,7 +213,14 @@ def flash_kernel(device: torch.device, dtype: torch.dtype, head_size: int = 64) 
 
     It has to agree with masked attention on a small layout, values and gradients.
     """
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda":
+        return False
+    if dtype not in (torch.bfloat16, torch.float16):
+        logger.warning(
+            "shared_prefix: in %s attention runs row by row under a mask; with bf16: true a faster "
+            "kernel serves",
+            dtype,
+        )
         return False
     layout = pack([[1] * 33, [1] * 5], [[[1] * 9, [1] * 40], [[1] * 3, [1]]])
     layout = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in layout.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,9 +152,9 @@ def test_a_step_that_is_not_finite_stops_and_names_its_rows(
         trainer.train()
     message = str(error.value)
     assert message.startswith("step 2: loss or gradient is not finite")
-    assert "non_finite.json" in message and "Try a lower learning_rate" in message
+    assert "non_finite.json" in message and "in another output_dir a lower learning_rate" in message
     written = read_json(tmp_path / "run" / "non_finite.json")
     assert written["step"] == 2
     named = [name for batch in written["batches"] for name in batch["ids"]]
     assert len(named) == 5 and set(named) <= set(rows["id"])
-    assert written["gradient_norm"] is None or math.isnan(written["gradient_norm"])
+    assert written["gradient_norm"] is None

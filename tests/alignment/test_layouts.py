@@ -111,10 +111,12 @@ def test_every_token_of_a_reply_is_predicted_once_from_what_precedes_it(
     seen = list(seen_by_kernels(layout))
     queries, targets = layout["queries"].tolist(), layout["targets"].tolist()
     replies = [(prompt, reply) for prompt, several in rows for reply in several]
-    assert [begin for begin, _ in layout["spans"]] + [len(targets)] == [
+    read = sum(len(reply) for _, reply in replies)
+    assert [begin for begin, _ in layout["spans"]] + [read] == [
         0,
         *(end for _, end in layout["spans"]),
     ]
+    assert len(queries) == len(targets) == -(-read // (multiple_of or 1)) * (multiple_of or 1)
     for (prompt, reply), (begin, end) in zip(replies, layout["spans"], strict=True):
         assert targets[begin:end] == reply
         assert [seen[query] for query in queries[begin:end]] == [
@@ -142,8 +144,8 @@ def test_a_layout_that_a_person_can_write_down() -> None:
     assert layout["positions"].tolist() == [[0, 1, 2, 3, 0, 1, 0, 1]]
     assert layout["segments"].tolist() == [0, 0, 1, 1, 0, 1, 0, 0]
     assert layout["rows"] == [4, 2, 2]
-    assert layout["queries"].tolist() == [1, 2, 3, 1, 4, 5]
-    assert layout["targets"].tolist() == [8, 9, 10, 11, 12, 13]
+    assert layout["queries"].tolist() == [1, 2, 3, 1, 4, 5, 0, 0]
+    assert layout["targets"].tolist() == [8, 9, 10, 11, 12, 13, 0, 0]
     assert layout["spans"] == [(0, 3), (3, 4), (4, 6)]
     assert layout["keys"].tolist() == [0, 1, 0, 1, 2, 3, 4, 4, 5, 6, 7]
     assert layout["query_starts"].tolist() == [0, 2, 4, 5, 6, 8]
@@ -209,7 +211,8 @@ def test_every_cell_of_a_batch_knows_its_prediction(
     predicted = batch["completion_mask"][:, 1:].bool()
     assert cells.shape == predicted.shape
     assert torch.equal(cells != none, predicted)
-    assert set(cells[predicted].tolist()) == set(range(none))
+    read = sum(len(reply) for _, replies in rows for reply in replies)
+    assert set(cells[predicted].tolist()) == set(range(read))
     seen = list(seen_by_kernels(layout))
     for place, column in predicted.nonzero().tolist():
         cell = cells[place, column]

@@ -273,8 +273,8 @@ def test_cached_values_that_the_model_does_not_give_are_refused(tmp_path: Path) 
     assert str(raised.value) == (
         f"{tmp_path / FILE}: row 'r0', chosen_ids: the log-probability kept there is {value:.6g}, "
         f"and this model gives {value - 1:.6g} (0.25 nats per token; 0.2 are allowed). The file "
-        "does not belong to these weights or this software. Delete it; the log-probabilities are "
-        "then computed again."
+        "does not belong to these weights or this software. Name another reference_cache, or "
+        "delete this one; it is computed again."
     )
     assert stored(tmp_path) == before
     _, facts = run(rows, tmp_path, Counted(shift=-1.0), tolerance=0.26)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from tiny_runs import Shelf
 from trl import DPOConfig, SFTConfig
 
+from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.checkpoints import last_checkpoint
-from empo.alignment.dpo import check_prompts, epochs_drawn
+from empo.alignment.dpo import check_prompts, training_rows
 from empo.alignment.launching import check_options
+from empo.alignment.settings import DpoSettings
+from empo.corpora import load_corpus
+from empo.emotions import OPPOSITES
 from empo.models import load_tokenizer, resolve
+from empo.preferences import Draws
 from empo.prompts import ChatFormat
 from empo.records import UserError
 
 
 def arguments(config: type, folder: Path, **changed: Any) -> Any:
     plain: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    plain["remove_unused_columns"] = False
     return config(output_dir=str(folder), **{**plain, "max_length": 400, **changed})
 
 
@@ -32,6 +40,10 @@ def test_plain_options_pass(tmp_path: Path, config: type) -> None:
     ("config", "given", "told"),
     [
         (SFTConfig, {"hub_token": "x"}, "hub_token: it would be written down"),
+        (SFTConfig, {"remove_unused_columns": True}, "remove_unused_columns: the columns are"),
+        (SFTConfig, {"auto_find_batch_size": True}, "auto_find_batch_size: the batch is part of"),
+        (DPOConfig, {"sync_ref_model": True}, "sync_ref_model: the reference is the SFT model"),
+        (DPOConfig, {"disable_dropout": False}, "disable_dropout: policy and reference are"),
         (SFTConfig, {"save_only_model": True}, "save_only_model: a run could not be continued"),
         (
             DPOConfig,
@@ -80,14 +92,46 @@ def test_other_prompts_than_those_of_sft_are_refused(shelf: Shelf) -> None:
         ({"max_steps": 8}, 1),
         ({"max_steps": 9}, 2),
         ({"max_steps": 9, "gradient_accumulation_steps": 3}, 3),
+        ({"max_steps": 9, "per_device_train_batch_size": 40, "dataloader_drop_last": True}, 9),
+        ({"max_steps": 9, "per_device_train_batch_size": 40}, 5),
     ],
 )
 def test_replies_are_drawn_for_every_epoch_that_is_begun(
-    tmp_path: Path, given: dict[str, Any], epochs: int
+    shelf: Shelf, tmp_path: Path, given: dict[str, Any], epochs: int
 ) -> None:
     """64 rows in batches of 8 are 8 steps an epoch, and 3 where three batches make a step."""
-    args = arguments(DPOConfig, tmp_path, per_device_train_batch_size=8, **given)
-    assert epochs_drawn(args, 64) == epochs
+    args = arguments(
+        DPOConfig, tmp_path, **{"per_device_train_batch_size": 8, "max_length": 400, **given}
+    )
+    assert len(drawn(shelf, args)[0]["rejected_pool"]) == epochs
+
+
+def test_rows_that_are_left_out_and_batches_by_tokens_make_epochs_shorter(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    args = arguments(DPOConfig, tmp_path, per_device_train_batch_size=8, max_length=400)
+    rows = drawn(shelf, args)
+    lengths = sorted(rows["length"])
+    needed = sorted(
+        len(row["prompt_ids"]) + max(map(len, [row["chosen_ids"], *row["rejected_pool"]]))
+        for row in rows
+    )
+    args.max_length, args.max_steps = needed[16], 15  # two epochs of 64 rows
+    rows = drawn(shelf, args)
+    assert len(rows) <= 56
+    assert len(rows[0]["rejected_pool"]) == math.ceil(15 / math.ceil(len(rows) / 8)) > 2
+    args.max_length, args.max_steps = 400, 9
+    rows = drawn(shelf, args, tokens_per_batch=lengths[-1])
+    batches = len(TokenBudgetBatches(rows["length"], lengths[-1], 8, args.seed))
+    assert batches > 9 and len(rows[0]["rejected_pool"]) == 1
+
+
+def drawn(shelf: Shelf, args: DPOConfig, tokens_per_batch: int | None = None) -> Dataset:
+    """The rows of the cut corpus for a training with `args`."""
+    chat = ChatFormat(load_tokenizer(resolve(str(shelf.base))), "zephyr", "Be kind.")
+    exchanges = load_corpus(shelf.corpus, "train").exchanges()
+    settings = DpoSettings(dialogues="-", model="-", tokens_per_batch=tokens_per_batch)
+    return training_rows(exchanges, Draws(exchanges, OPPOSITES, 42), chat, settings, args)[0]
 
 
 def test_the_newest_complete_checkpoint_is_continued_from(

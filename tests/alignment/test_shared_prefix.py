@@ -36,6 +36,7 @@ from empo.alignment.shared_prefix import (
     refusal,
     share_prefix,
 )
+from empo.models import ModelSource
 from empo.records import UserError
 
 VOCABULARY = 200
@@ -251,6 +252,27 @@ def test_architectures_that_were_not_verified_are_refused_by_name() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "attention_dropout"),
+        ("starcoder2", "residual_dropout"),
+        ("gemma3_text", "final_logit_softcapping"),
+    ],
+)
+def test_dropout_that_stays_and_caps_are_refused(kind: str, name: str) -> None:
+    assert refusal(config(kind, sliding_window=None, **{name: 0.5}), None, 512) == (
+        f"its configuration has {name}: 0.5, and a shared prompt is computed without dropout and caps"
+    )
+
+
+def test_batches_by_tokens_need_shared_prompts(tmp_path: Path) -> None:
+    settings, args, source = asked(tmp_path, False)
+    settings.tokens_per_batch = 500
+    with pytest.raises(UserError, match=r"prompts are not shared here \(shared_prefix: false\)"):
+        shares_prefix(settings, args, source)
+
+
 def test_windows_shorter_than_a_sequence_are_refused() -> None:
     mistral = config("mistral", sliding_window=64)
     assert refusal(mistral, None, 64) is None
@@ -266,7 +288,8 @@ def asked(
 ) -> tuple[DpoSettings, DPOConfig, Any]:
     settings = DpoSettings(dialogues="-", model="-", shared_prefix=wish)
     args = DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", **arguments)
-    return settings, args, config(kind, sliding_window=None)
+    config(kind, sliding_window=None).save_pretrained(tmp_path / kind)
+    return settings, args, ModelSource(str(tmp_path / kind))
 
 
 def test_what_cannot_be_shared_is_an_error_only_where_it_was_asked_for(

@@ -111,7 +111,7 @@ def _check(lengths: Sequence[int], max_tokens: int, batch_size: int) -> None:
         raise UserError(
             f"row {longest} (counted from 0) has {lengths[longest]} tokens, more than the "
             f"{max_tokens} of tokens_per_batch; {above} of {len(lengths):,} rows are too long. Raise "
-            f"tokens_per_batch to {lengths[longest]}, or lower max_length to {max_tokens}."
+            f"tokens_per_batch to {lengths[longest]} or more, or lower max_length."
         )
 
 

@@ -102,5 +102,6 @@ class Lines(TrainerCallback):
 
 def _evaluation_line(logs: dict[str, float]) -> str:
     keys = [key for key in (*SHOWN, *ON_REPLIES) if key in logs]
-    text = ", ".join(f"{key.removeprefix('eval_')} {logs[key]:.4f}" for key in keys)
+    # adding 0 makes -0.0 a plain 0
+    text = ", ".join(f"{key.removeprefix('eval_')} {round(logs[key], 4) + 0:.4f}" for key in keys)
     return f"epoch {logs.get('epoch', 0):.2f}, validation: {text}"

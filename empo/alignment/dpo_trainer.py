@@ -217,7 +217,12 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
         if not self._compared:
             self._compared = True
             self._compare(model, inputs)
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        try:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        except ValueError as error:
+            if "Unknown loss type" in str(error):
+                raise UserError(f"loss_type: {error}") from None
+            raise
         if num_items_in_batch is None:
             return loss
         pairs = len(inputs["input_ids"]) // 2

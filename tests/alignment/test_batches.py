@@ -374,7 +374,7 @@ def test_a_row_longer_than_a_batch_is_named_with_the_remedy() -> None:
         TokenBudgetBatches([5, 70, 9, 90, 50], max_tokens=50, batch_size=8, seed=1)
     assert str(refused.value) == (
         "row 3 (counted from 0) has 90 tokens, more than the 50 of tokens_per_batch; 2 of 5 rows "
-        "are too long. Raise tokens_per_batch to 90, or lower max_length to 50."
+        "are too long. Raise tokens_per_batch to 90 or more, or lower max_length."
     )
 
 

@@ -158,3 +158,8 @@ def test_a_step_that_is_not_finite_stops_and_names_its_rows(
     named = [name for batch in written["batches"] for name in batch["ids"]]
     assert len(named) == 5 and set(named) <= set(rows["id"])
     assert written["gradient_norm"] is None
+
+
+def test_a_loss_that_trl_does_not_know_is_told_with_those_it_knows(make: Make) -> None:
+    with pytest.raises(UserError, match=r"^loss_type: Unknown loss type: foo\. Should be one of"):
+        make(loss_type=["foo"]).train()

@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     source = hand_over(settings)
     shared = shares_prefix(settings, args, source)
+    if shared and args.process_index == 0:
+        print("shared_prefix: a prompt is computed once for all its replies")
     tokenizer = load_tokenizer(source)
     message = given.get("system_message", source.run.get("system_message", settings.system_message))
     chat = ChatFormat(tokenizer, settings.chat_template, message)

@@ -57,6 +57,7 @@ def dpo_rows(
         raise UserError(
             f"rejected_per_prompt: {several} different replies are needed, but there are fewer of "
             + ", ".join(f"{emotion!r} ({number})" for emotion, number in small.items())
+            + f". At most {min(small.values())} can be; give more dialogues, or raise limit."
         )
     rows: list[dict[str, Any]] = []
     lengths: list[int] = []

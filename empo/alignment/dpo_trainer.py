@@ -157,7 +157,7 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
             dataset,
             name,
             score,
-            Path(self.reference_folder or Path(self.args.output_dir) / "reference"),
+            Path(self.reference_folder or Path(self.args.output_dir) / "reference").expanduser(),
             identity,
             self.accelerator,
             size,

@@ -121,6 +121,8 @@ def check_options(args: TrainingArguments) -> None:
             "auto_find_batch_size: the batch is part of what a run is; lower "
             "per_device_train_batch_size and raise gradient_accumulation_steps."
         )
+    if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        problems.append("use_liger_kernel: it is not installed (`pip install liger-kernel`).")
     if args.save_only_model:
         problems.append("save_only_model: a run could not be continued exactly.")
     for name in args.report_to:
@@ -132,6 +134,8 @@ def check_options(args: TrainingArguments) -> None:
             problems.append(
                 "ld_alpha: it needs the reference token by token; set precompute_ref_log_probs: false."
             )
+        if args.precompute_ref_batch_size is not None and args.precompute_ref_batch_size < 1:
+            problems.append("precompute_ref_batch_size: at least 1 row is needed.")
         if args.sync_ref_model:
             problems.append("sync_ref_model: the reference is the SFT model throughout.")
         if not args.disable_dropout:

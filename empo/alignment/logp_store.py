@@ -54,6 +54,8 @@ class LogpStore:
                 marks = ", ".join("?" * len(some))
                 query = f"SELECT key, logp FROM logps WHERE key IN ({marks})"
                 found.update(database.execute(query, some))
+        if found.keys() - set(keys):
+            raise self._damaged("it answers with entries that were not asked for")
         return found
 
     def write(self, logps: Mapping[bytes, float]) -> None:

@@ -38,7 +38,6 @@ from empo.alignment.shared_prefix import FIELDS, NAME
 
 CHANGED = "a library has changed {}: adapt empo.alignment, then this test and the version range."
 
-
 SIGNATURES: dict[Callable[..., Any], str] = {
     DPOTrainer._precompute_ref_logps: "self dataset name batch_size",
     DPOTrainer.compute_ref_log_probs: "self model inputs",
@@ -49,7 +48,6 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     Trainer._get_num_items_in_batch: "self batch_samples device",
     Trainer._get_grad_norm: "self model grad_norm",
     Trainer._get_train_sampler: "self train_dataset",
-    Trainer.get_train_dataloader: "self",
     Trainer.save_model: "self output_dir _internal_call",
     ChunkedLogProbFunction.forward: (
         "ctx hidden weight bias targets temperature chunk_size final_logit_softcapping logit_scale "
@@ -68,9 +66,8 @@ SIGNATURES: dict[Callable[..., Any], str] = {
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
 def test_what_is_overridden_or_called_takes_what_it_took(function: Callable[..., Any]) -> None:
     found = list(inspect.signature(function).parameters)
-    assert found == SIGNATURES[function].split(), CHANGED.format(
-        f"what {function.__qualname__} takes"
-    )
+    told = CHANGED.format(f"what {function.__qualname__} takes")
+    assert found == SIGNATURES[function].split(), told
 
 
 def tiny() -> LlamaForCausalLM:
@@ -181,10 +178,9 @@ def test_trls_pass_over_the_reference_is_ours(tmp_path: Path) -> None:
     assert len(calls) == 2, told
     trainer.evaluate(rows(3))
     assert calls[2:] == [("eval", 3)], told
+    told = CHANGED.format("what becomes of the rows that _precompute_ref_logps returns")
     for data in (trainer.train_dataset, trainer.eval_dataset):
-        assert "ref_rejected_pool" in data.column_names, CHANGED.format(
-            "what DPOTrainer does with the rows that _precompute_ref_logps returns"
-        )
+        assert "ref_rejected_pool" in data.column_names, told
 
 
 def test_trl_hashes_no_weights_where_adapters_are_trained(
@@ -236,9 +232,8 @@ def test_what_trl_gathers_per_pair_goes_through_accelerator_gather(
 
         monkeypatch.setattr(trainer.accelerator, name, noting)
     trainer.compute_loss(trainer.model, batch)
-    assert shapes == {"gather": {(), (3,)}, "gather_for_metrics": {()}}, CHANGED.format(
-        "what DPOTrainer gathers for its metrics"
-    )
+    told = CHANGED.format("what DPOTrainer gathers for its metrics")
+    assert shapes == {"gather": {(), (3,)}, "gather_for_metrics": {()}}, told
 
 
 def test_trls_output_has_the_fields_that_the_kernel_returns() -> None:
@@ -250,9 +245,8 @@ def test_trls_output_has_the_fields_that_the_kernel_returns() -> None:
     p = torch.tensor([3.0, 0.0]).softmax(0)
     expected = p[0].log(), -(p * p.log()).sum(), p.square().sum().log(), 1.5, True
     for name, value, right in zip(FIELDS, found, expected, strict=True):
-        assert value.tolist() == pytest.approx(2 * [float(right)]), CHANGED.format(
-            f"where ChunkedLogProbFunction returns {name}"
-        )
+        told = CHANGED.format(f"where ChunkedLogProbFunction returns {name}")
+        assert value.tolist() == pytest.approx(2 * [float(right)]), told
     with maybe_gather_lm_head_ctx(weight, None):
         assert weight.numel() == 4
 

@@ -50,6 +50,7 @@ def test_plain_options_pass(tmp_path: Path, config: type) -> None:
             {"precompute_ref_log_probs": True, "ld_alpha": 0.5},
             "ld_alpha: it needs the reference token by token",
         ),
+        (DPOConfig, {"precompute_ref_batch_size": 0}, "precompute_ref_batch_size: at least 1 row"),
         (DPOConfig, {"max_length": None}, "max_length: DPO needs a number of tokens"),
     ],
 )

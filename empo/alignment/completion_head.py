@@ -19,7 +19,8 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """The product in float32, without rounding it to half precision first."""
     if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()
+    with torch.autocast(left.device.type, enabled=False):
+        return left.float() @ right.float()
 
 
 class FrozenHead(torch.autograd.Function):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 RESULTS_SCHEMA = "empo.results/1"
 RUN_SCHEMA = "empo.run/1"
+CHECKPOINT_SCHEMA = "empo.checkpoint/1"
 PAIRS_SCHEMA = "empo.pairs/1"
 RESPONSES_SCHEMA = "empo.responses/1"
 NIDF_SCHEMA = "empo.nidf/1"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 import sys
 from datetime import UTC, datetime
@@ -52,6 +54,12 @@ class Run:
     def complete(self) -> bool:
         """Whether all of the run is in the folder."""
         return self.facts["status"] == "complete"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the run is: command, settings and identity, not its progress or place."""
+        kept = {key: self.facts.get(key) for key in ("command", "settings", "identity")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def start(cls, folder: str | Path, command: str, settings: dict[str, Any]) -> Run:

@@ -38,6 +38,20 @@ def test_a_run_with_the_same_settings_is_continued(tmp_path: Path) -> None:
     assert Run.start(tmp_path, "sft", SETTINGS).complete
 
 
+def test_the_digest_is_of_what_a_run_is_and_not_of_its_progress(tmp_path: Path) -> None:
+    run = Run.start(tmp_path / "run", "sft", SETTINGS)
+    run.check_identity({"processes": 1})
+    run.save()
+    digest = run.digest
+    (tmp_path / "run" / "checkpoint-1").mkdir()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    again = Run.start(tmp_path / "moved", "sft", dict(reversed(SETTINGS.items())))
+    again.save(steps=3, started="later", versions={})
+    assert again.digest == digest == Run(tmp_path, again.facts).digest
+    for name, other in (("command", "dpo"), ("settings", {}), ("identity", {"processes": 2})):
+        assert Run(tmp_path, again.facts | {name: other}).digest != digest, name
+
+
 def test_another_run_in_the_folder_is_refused_with_every_difference(tmp_path: Path) -> None:
     Run.start(tmp_path, "sft", SETTINGS).save()
     (tmp_path / "checkpoint-10").mkdir()

@@ -125,6 +125,14 @@ def check_options(args: TrainingArguments) -> None:
         problems.append("use_liger_kernel: it is not installed (`pip install liger-kernel`).")
     if args.save_only_model:
         problems.append("save_only_model: a run could not be continued exactly.")
+    if args.save_on_each_node:
+        problems.append("save_on_each_node: a run has one folder, which all nodes share.")
+    if args.enable_jit_checkpoint:
+        problems.append(
+            "enable_jit_checkpoint: a run that it stops would count as complete; lower save_steps."
+        )
+    if args.push_to_hub and args.hub_strategy != "end":
+        problems.append("hub_strategy: a run is published when it is complete; set `end`.")
     for name in args.report_to:
         package = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}.get(name)
         if package and importlib.util.find_spec(package) is None:

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 42,
     "logging_steps": 1,
     "save_total_limit": 2,
+    "hub_strategy": "end",
     "remove_unused_columns": False,
     "ddp_find_unused_parameters": False,
     "bf16": False,

@@ -21,12 +21,13 @@ from transformers.trainer_utils import set_seed
 from empo.alignment.callbacks import (
     LOG,
     ON_REPLIES,
+    BestCheckpoint,
     Lines,
     LogFile,
     Progress,
     log_entry,
 )
-from empo.alignment.checkpoints import last_checkpoint
+from empo.alignment.checkpoints import explained, last_checkpoint, sweep
 from empo.alignment.launching import repeated_rows
 from empo.alignment.run_trainer import RunTrainer
 from empo.alignment.settings import DataSettings, TuningSettings
@@ -163,14 +164,18 @@ def train(trainer: RunTrainer, run: Run) -> None:
         }
     run.check_identity(identity)
     trainer.add_callback(LogFile(args.output_dir))
+    trainer.add_callback(BestCheckpoint)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress if sys.stderr.isatty() and not args.disable_tqdm else Lines)
-    last = last_checkpoint(args.output_dir)
+    last = trainer.from_main(
+        lambda: last_checkpoint(args.output_dir, run.digest, args.load_best_model_at_end)
+    )
     if last is not None:
         logger.warning("continuing from %s", last)
         args.eval_on_start = False  # that evaluation is in the log already
     if trainer.is_world_process_zero():
+        sweep(args.output_dir)
         run.save(trainer=args.to_dict(), **_uneven_rows(trainer))
     trainer.train(resume_from_checkpoint=last)
     history = [log_entry(logged) for logged in trainer.state.log_history]
@@ -188,9 +193,9 @@ def train(trainer: RunTrainer, run: Run) -> None:
             "selection", {}
         )
         run.facts["selection"] = known | _chosen(trainer, history)
-    trainer.save_model(_internal_call=True)  # a push waits until the run is complete
+    with explained(Path(args.output_dir), args.output_dir):
+        trainer.save_model(_internal_call=True)  # a push waits until the run is complete
     if trainer.is_world_process_zero():
-        (Path(args.output_dir) / "training_args.bin").unlink()  # a pickle; run.json has them
         write_jsonl(Path(args.output_dir) / LOG, history)
 
 

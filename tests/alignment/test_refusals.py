@@ -1,8 +1,7 @@
-"""What is refused before training: options that cannot work, other prompts, broken checkpoints."""
+"""What is refused before training: options that cannot work, other prompts."""
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from tiny_runs import Shelf
 from trl import DPOConfig, SFTConfig
 
 from empo.alignment.batches import TokenBudgetBatches
-from empo.alignment.checkpoints import last_checkpoint
 from empo.alignment.dpo import check_prompts, training_rows
 from empo.alignment.launching import check_options
 from empo.alignment.settings import DpoSettings
@@ -45,6 +43,13 @@ def test_plain_options_pass(tmp_path: Path, config: type) -> None:
         (DPOConfig, {"sync_ref_model": True}, "sync_ref_model: the reference is the SFT model"),
         (DPOConfig, {"disable_dropout": False}, "disable_dropout: policy and reference are"),
         (SFTConfig, {"save_only_model": True}, "save_only_model: a run could not be continued"),
+        (SFTConfig, {"save_on_each_node": True}, "save_on_each_node: a run has one folder, which"),
+        (SFTConfig, {"enable_jit_checkpoint": True}, "enable_jit_checkpoint: a run that it stops"),
+        (
+            SFTConfig,
+            {"push_to_hub": True, "hub_strategy": "every_save"},
+            "hub_strategy: a run is published when it is complete; set `end`.",
+        ),
         (
             DPOConfig,
             {"precompute_ref_log_probs": True, "ld_alpha": 0.5},
@@ -133,37 +138,3 @@ def drawn(shelf: Shelf, args: DPOConfig, tokens_per_batch: int | None = None) ->
     exchanges = load_corpus(shelf.corpus, "train").exchanges()
     settings = DpoSettings(dialogues="-", model="-", tokens_per_batch=tokens_per_batch)
     return training_rows(exchanges, Draws(exchanges, OPPOSITES, 42), chat, settings, args)[0]
-
-
-def test_the_newest_complete_checkpoint_is_continued_from(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert last_checkpoint(tmp_path) is None
-    assert last_checkpoint(tmp_path / "nowhere") is None
-    for step in (9, 10, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    (tmp_path / "checkpoint-best").mkdir()
-    with caplog.at_level(logging.WARNING):
-        assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert f"{tmp_path / 'checkpoint-100'} is not complete and is passed over" in caplog.text
-
-
-def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(
-    shelf: Shelf, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Stopped while the second checkpoint was written: the run ends in the same weights."""
-    whole = shelf.dpo
-    run = tmp_path / "dpo"
-    shelf.run("dpo", run, "--num_train_epochs", "2")
-    facts = (run / "run.json").read_text().replace('"status": "complete"', '"status": "running"')
-    (run / "run.json").write_text(facts)
-    (run / "adapter_model.safetensors").unlink()
-    (run / "checkpoint-16" / "trainer_state.json").unlink()
-    with caplog.at_level(logging.WARNING):
-        shelf.run("dpo", run, "--num_train_epochs", "2")
-    assert "checkpoint-16 is not complete and is passed over" in caplog.text
-    assert f"continuing from {run / 'checkpoint-8'}" in caplog.text
-    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (run, whole)]
-    assert weights[0] == weights[1]

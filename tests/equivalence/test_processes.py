@@ -124,6 +124,39 @@ def test_deepspeed_zero_2_trains_an_adapter_that_any_process_loads(
     assert all(p.numel() and p.abs().max() > 0 for p in trained.values())
 
 
+@pytest.mark.parametrize("configuration", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_deepspeed_killed_in_the_middle_of_an_epoch_goes_on(
+    shelf: Shelf, tmp_path: Path, configuration: str
+) -> None:
+    """SFT with dropout: every process needs its part of the optimizer and its random state."""
+    pytest.importorskip("deepspeed")
+    environ = {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    runs = []
+    for name, killed_at in (("whole", None), ("stopped", 7)):
+        runs.append(tmp_path / name)
+        more = [*STEPS, *GLOO, "--num_train_epochs", "1", "--lora_dropout", "0.1"]
+        more += ["--per_device_train_batch_size", "4", "--processes", "2"]
+        words = shelf.arguments("sft", runs[-1], *more, "--merge_adapter", "false")
+        launcher, script = configured(configuration), ROOT / "recipes/sft.py"
+        if killed_at is not None:
+            killed = launch(
+                INTERRUPTED, str(killed_at), script, *words, launcher=launcher, **environ
+            )
+            assert killed.returncode != 0
+            assert read_json(runs[-1] / "run.json")["status"] == "running"
+            sealed = read_json(runs[-1] / "checkpoint-6" / "manifest.json")
+            listed = {entry["file"] for entry in sealed["files"]}
+            assert {"rng_state_0.safetensors", "rng_state_1.safetensors"} <= listed
+            assert sum(name.endswith("_optim_states.pt") for name in listed) == 2
+        done = launch(script, *words, launcher=launcher, **environ)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert ("continuing from" in done.stderr) == (killed_at is not None)
+    whole, stopped = runs
+    assert losses(stopped) == losses(whole) and len(losses(whole)) == 8
+    weights = [sha256(run / "adapter_model.safetensors") for run in runs]
+    assert weights[0] == weights[1]
+
+
 def test_deepspeed_zero_3_saves_and_merges_the_whole_adapter(shelf: Shelf, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     output = tmp_path / "sft"

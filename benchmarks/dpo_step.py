@@ -46,9 +46,10 @@ import numpy as np
 from dpo_modes import EPOCHS, MODES, OURS, SHAPES, Trainers, base_model, token_rows
 
 from empo.alignment.launching import quiet_dependencies
+from empo.process import run
 from empo.records import UserError, read_text, write_json
 from empo.runs import now, versions
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 if TYPE_CHECKING:
     import torch

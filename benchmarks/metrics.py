@@ -34,9 +34,10 @@ from empo.metrics.nidf import build_table, load_table, nidf
 from empo.metrics.self_bleu import self_bleu
 from empo.metrics.tokens import word_tokens
 from empo.metrics.trie import fold, trie
+from empo.process import run
 from empo.records import Response, write_json
 from empo.runs import now, versions
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 

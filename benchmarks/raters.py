@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from empo.process import run
 from empo.records import write_json
 from empo.runs import now, versions
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 if TYPE_CHECKING:
     import torch

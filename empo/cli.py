@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS, OPPOSITES, load_opposites
+from empo.process import run
 from empo.records import NIDF_SCHEMA, UserError, write_json
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 
 @dataclass

@@ -1,17 +1,30 @@
-"""Run folders: what was run, on what, with which versions; complete or to be continued."""
+"""Run folders: what was run, on what, with which versions; complete or to be continued, by one."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import os
 import platform
+import socket
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from empo.records import RUN_SCHEMA, UserError, read_json, write_json
+
+MANIFEST = "run.json"
+LOCK = ".lock"
+"""Name of the lock file in a folder that one process works on."""
+ACCEPT = "`--accept-changes` continues it all the same; its folder then says so."
+ANEW = "`--fresh` begins a new one in a folder beside it."
 
 _PACKAGES = (
     "empo torch transformers trl peft accelerate deepspeed datasets tokenizers numpy scipy nltk "
@@ -39,11 +52,41 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@contextmanager
+def alone(lock: Path, what: Path) -> Iterator[None]:
+    """Hold the file `lock` while working on `what`; the system lets go of it however the process ends.
+
+    Raises UserError where another process holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        facts = lock.parent / MANIFEST
+        begun = read_json(facts).get("process", {}) if facts.is_file() else {}
+        who = f" (number {begun['id']} on {begun['host']})" if begun else ""
+        raise UserError(
+            f"{what}: another process{who} is at work on it. Wait until it has ended, stop it, or "
+            "choose another place for this one."
+        ) from None
+
+
+def free_folder(folder: str | Path) -> Path:
+    """`folder` where there is nothing in it yet, else the first of `folder`-2, `folder`-3, ... ."""
+    folder = Path(folder)
+    others = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return next(
+        path for path in itertools.chain([folder], others) if not path.exists() or _empty(path)
+    )
+
+
 class Run:
     """The folder of one training run and its `run.json`.
 
-    `run.json` is written when the run starts (`"status": "running"`) and again when it has ended
-    (`"complete"`), so a folder says itself whether it can be used or must be continued.
+    `run.json` is written when the run starts (`"status": "running"`), when a signal has stopped it
+    (`"stopped"`) and when it has ended (`"complete"`), so a folder says itself whether it can be
+    used or must be continued.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -61,66 +104,108 @@ class Run:
         kept = {key: self.facts.get(key) for key in ("command", "settings", "identity")}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def digests(self) -> set[str]:
+        """Its digest, and those that it had before changes of it were accepted."""
+        return {self.digest, *(change["digest"] for change in self.facts.get("accepted", ()))}
+
     @classmethod
-    def start(cls, folder: str | Path, command: str, settings: dict[str, Any]) -> Run:
+    def start(
+        cls,
+        folder: str | Path,
+        command: str,
+        settings: dict[str, Any],
+        accept: bool | None = None,
+        fixed: Collection[str] = (),
+    ) -> Run:
         """Begin a run in `folder`, or return the one with the same settings that is there.
+
+        With `accept` one that has not ended is continued with other settings, but for those that
+        are `fixed`; the change is kept in its facts. None: the command has no such option.
 
         Raises UserError where the folder holds another run (the differences are named) or files
         that are no run.
         """
         folder = Path(folder)
-        manifest = folder / "run.json"
-        if manifest.is_file():
-            run = cls(folder, read_json(manifest))
-            differences = _differences(run.facts, command, settings)
-            trained = run.complete or any(
-                any(found)
-                for found in (
-                    folder.glob("checkpoint-*"),
-                    (folder / "units").rglob("checkpoint-*"),
-                    (folder / "units").rglob("unit.json"),
-                )
-            )
-            if not trained:  # it stopped before there was anything to lose
-                return cls(folder, _new_facts(command, settings))
-            if differences:
+        manifest = folder / MANIFEST
+        if not manifest.is_file():
+            if folder.is_dir() and not _empty(folder):
                 raise UserError(
-                    f"{folder}: this folder already holds another run ({run.facts['command']}, "
-                    f"{run.facts['status']}). It differs in:\n"
-                    + "\n".join(f"  - {line}" for line in differences)
-                    + "\nChoose another output folder, or give the settings of that run to "
-                    "continue it."
+                    f"{folder}: the folder is not empty and holds no {MANIFEST}. "
+                    "Choose an empty or a new output folder."
                 )
+            return cls(folder, _new_facts(command, settings))
+        run = cls(folder, read_json(manifest))
+        if not run.complete and not run._begun():  # it stopped before there was anything to lose
+            return cls(folder, _new_facts(command, settings))
+        differences = _differences(run.facts, command, settings)
+        if not differences:
             return run
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder}: the folder is not empty and holds no run.json. "
-                "Choose an empty or a new output folder."
-            )
-        return cls(folder, _new_facts(command, settings))
+        status = f"{run.facts['command']}, {run.facts['status']}"
+        refusal = (
+            f"{folder}: this folder already holds another run ({status}). It differs in:\n"
+            + "\n".join(f"  - {line}" for line in differences.values())
+            + "\n"
+        )
+        bound = sorted({"command", *fixed} & differences.keys())
+        if accept and (bound or run.complete):
+            why = f"{', '.join(bound)} cannot change in a run" if bound else "it is complete"
+            raise UserError(f"{refusal}These cannot be accepted: {why}. {ANEW}")
+        if not accept:
+            going_on = "" if accept is None or bound or run.complete else f" {ACCEPT}"
+            raise UserError(f"{refusal}Give its settings to continue it.{going_on} {ANEW}")
+        run._accepted(list(differences.values()))
+        run.facts["settings"] = settings
+        return run
 
-    def check_identity(self, identity: dict[str, Any]) -> None:
+    def check_identity(self, identity: dict[str, Any], accept: bool | None = None) -> None:
         """Refuse to continue on other data, weights, prompts or processes than the run began with.
 
-        The first call of a run records `identity`; raises UserError with the differences.
+        The first call of a run records `identity`. With `accept` a difference is kept in the facts
+        instead, but for one of the base: its adapter is no other's. Raises UserError with the
+        differences.
         """
         begun = self.facts.setdefault("identity", identity)
-        differing = [key for key, value in identity.items() if begun.get(key) != value]
-        if differing:
-            raise UserError(
-                f"{self.folder}: this run cannot be continued exactly, because something else than "
-                "its settings has changed:\n"
-                + "\n".join(
-                    f"  - {key}: {begun.get(key)!r} there, {identity[key]!r} now"
-                    for key in differing
-                )
-                + "\nRestore it, or choose another output folder."
-            )
+        differing = {
+            key: f"{key}: {begun.get(key)!r} there, {value!r} now"
+            for key, value in identity.items()
+            if begun.get(key) != value
+        }
+        if not differing:
+            return
+        bound = "base" in differing
+        if accept and not bound:
+            self._accepted(list(differing.values()))
+            self.facts["identity"] = identity
+            return
+        going_on = "" if bound or accept is None else f" {ACCEPT}"
+        raise UserError(
+            f"{self.folder}: this run cannot be continued exactly, because something else than "
+            "its settings has changed:\n"
+            + "\n".join(f"  - {line}" for line in differing.values())
+            + f"\nRestore it.{going_on} {ANEW}"
+        )
 
     def save(self, **facts: Any) -> None:
-        """Add facts and write `run.json`."""
-        self.facts.update(facts)
-        write_json(self.folder / "run.json", self.facts)
+        """Add facts and write `run.json`; until the run is complete it says whose process writes."""
+        self.facts.update(facts, process={"id": os.getpid(), "host": socket.gethostname()})
+        if self.complete:
+            del self.facts["process"]
+        write_json(self.folder / MANIFEST, self.facts)
+
+    def _begun(self) -> bool:
+        """Whether there is something that could be continued."""
+        units = self.folder / "units"
+        traces = (
+            self.folder.glob("checkpoint-*"),
+            units.rglob("checkpoint-*"),
+            units.rglob("unit.json"),
+        )
+        return any(any(found) for found in traces)
+
+    def _accepted(self, changes: list[str]) -> None:
+        entry = {"when": now(), "changes": changes, "digest": self.digest}
+        self.facts["accepted"] = [*self.facts.get("accepted", []), entry]
 
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:
@@ -128,7 +213,7 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
 
     Raises UserError where the run has not ended.
     """
-    manifest = Path(folder) / "run.json"
+    manifest = Path(folder) / MANIFEST
     if not manifest.is_file():
         return None
     facts = read_json(manifest)
@@ -138,6 +223,11 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
             f"({facts.get('command')})."
         )
     return facts
+
+
+def _empty(folder: Path) -> bool:
+    """Whether nothing but a lock is in a folder."""
+    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
 
 
 def _new_facts(command: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -152,12 +242,13 @@ def _new_facts(command: str, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _differences(facts: dict[str, Any], command: str, settings: dict[str, Any]) -> list[str]:
+def _differences(facts: dict[str, Any], command: str, settings: dict[str, Any]) -> dict[str, str]:
+    """Setting to a line about its two values."""
     if facts.get("command") != command:
-        return [f"command: {facts.get('command')!r} there, {command!r} now"]
+        return {"command": f"command: {facts.get('command')!r} there, {command!r} now"}
     there = facts.get("settings", {})
-    return [
-        f"{key}: {there.get(key)!r} there, {settings.get(key)!r} now"
+    return {
+        key: f"{key}: {there.get(key)!r} there, {settings.get(key)!r} now"
         for key in sorted(there.keys() | settings.keys())
         if there.get(key) != settings.get(key)
-    ]
+    }

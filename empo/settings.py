@@ -11,11 +11,9 @@ import argparse
 import dataclasses
 import difflib
 import inspect
-import os
 import re
-import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -147,29 +145,6 @@ def resolve(
             + "\n".join(f"  - {problem}" for problem in problems)
         )
     return tuple(built[cls] for cls in classes), values
-
-
-def run(main: Callable[[], int | None]) -> None:
-    """Call a command's main; a UserError becomes one message on stderr and exit code 2.
-
-    Of several processes only the first prints it. A path that is in the way, or may not be written,
-    ends alike. Ctrl-C ends with 130 and without a traceback.
-    """
-    try:
-        sys.exit(main() or 0)
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        if error.filename is None:
-            raise
-        reason = (error.strerror or type(error).__name__).lower()
-        print(f"error: {error.filename}: {reason}. Choose another path.", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped. The same command goes on with what is missing.", file=sys.stderr)
-        sys.exit(130)
 
 
 def _build(cls: type, values: dict[str, Any], owners: dict[str, type], problems: list[str]) -> Any:

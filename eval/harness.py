@@ -23,8 +23,9 @@ from typing import Any
 
 from empo.harness.protocol import Protocol, same_evaluation
 from empo.harness.task_files import digests
+from empo.process import run
 from empo.runs import versions
-from empo.settings import option, run
+from empo.settings import option
 from empo.suites import HELP, parse_with_suite
 
 TASKS = Path(__file__).parent / "tasks"

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from empo.process import run
 from empo.records import write_json
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 if TYPE_CHECKING:
     from empo.corpora.labelled import LabelledCorpus

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from empo.process import run
 from empo.records import UserError, read_json, write_json, write_text
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 if TYPE_CHECKING:
     from empo.reporting.run_folders import RunFolder

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from empo.measure import ResponsesSettings, load_sources, load_systems
-from empo.settings import run
+from empo.process import run
 from empo.suites import parse_with_suite
 
 

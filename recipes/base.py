@@ -7,11 +7,17 @@ python recipes/base.py --help
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.alignment.settings import BaseSettings
+from empo.corpora import Corpus
+from empo.process import run
 from empo.records import UserError
-from empo.settings import run
+from empo.runs import Run
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,16 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             "packing: a small base is trained unpacked; set train_sampling_strategy: group_by_length."
         )
 
+    from empo.alignment.training import read_splits, start_run
+
+    corpora = read_splits(settings)
+    with start_run(args, "base", settings, given, launch, corpora) as job:
+        if not job.complete:
+            _train(settings, args, job, *corpora)
+    return 0
+
+
+def _train(
+    settings: BaseSettings, args: SFTConfig, job: Run, train_corpus: Corpus, valid_corpus: Corpus
+) -> None:
+    """One base, from the texts of the corpus to its folder."""
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
-    from empo.alignment.training import finish, read_splits, start_run, template_facts, train
+    from empo.alignment.training import check_same, finish, template_facts, train
     from empo.models import small_base, train_tokenizer
     from empo.prompts import ChatFormat
-
-    train_corpus, valid_corpus = read_splits(settings)
-    corpora = (train_corpus, valid_corpus)
-    job = start_run(args, "base", given, launch, corpora, settings.threads)
-    if job.complete:
-        return 0
 
     texts = [turn.text for dialogue in train_corpus.dialogues for turn in dialogue.turns]
     tokenizer = train_tokenizer([*texts, settings.system_message or ""], settings.vocab_size)
@@ -56,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parameters=model.num_parameters(),
         **template_facts(chat),
     )
+    check_same(job, args, settings.accept_changes)
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = MaskedTurnTrainer(
         model=model,
@@ -68,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finish(trainer, job)
     if trainer.is_world_process_zero():
         print(f"base model of {model.num_parameters():,} parameters in {args.output_dir}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,11 +7,17 @@ python recipes/dpo.py --help
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.alignment.settings import DpoSettings, choose_best
-from empo.emotions import LABELS, OPPOSITES, load_opposites
-from empo.settings import run
+from empo.corpora import Corpus
+from empo.emotions import LABELS, OPPOSITES, Opposite, load_opposites
+from empo.process import run
+from empo.runs import Run
+
+if TYPE_CHECKING:
+    from trl import DPOConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,8 +28,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, args, given, launch = parse_recipe(argv, "dpo", DpoSettings, DPOConfig, __doc__ or "")
     choose_best(settings, args, given)
 
+    from empo.alignment.dpo import check_batches
+    from empo.alignment.training import read_splits, start_run
+
+    check_batches(settings, args)
+    table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
+    corpora = read_splits(settings, None if settings.opposites else LABELS)
+    with start_run(args, "dpo", settings, given, launch, corpora) as job:
+        if not job.complete:
+            _train(settings, args, job, table, *corpora)
+    return 0
+
+
+def _train(
+    settings: DpoSettings,
+    args: DPOConfig,
+    job: Run,
+    table: dict[str, Opposite],
+    train_corpus: Corpus,
+    valid_corpus: Corpus,
+) -> None:
+    """One run, from the draws to the adapter."""
     from empo.alignment.dpo import (
-        check_batches,
         check_prompts,
         dpo_rows,
         hand_over,
@@ -36,10 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.alignment.pair_batches import EpochCollator
     from empo.alignment.training import (
         base_facts,
+        check_same,
         finish,
         fresh_adapter,
-        read_splits,
-        start_run,
         template_facts,
         train,
     )
@@ -48,20 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.prompts import ChatFormat
     from empo.selection import validation_measure
 
-    check_batches(settings, args)
-    table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
-    train_corpus, valid_corpus = read_splits(settings, None if settings.opposites else LABELS)
-    corpora = (train_corpus, valid_corpus)
-    job = start_run(args, "dpo", given, launch, corpora, settings.threads)
-    if job.complete:
-        return 0
-
     source = hand_over(settings)
     shared = shares_prefix(settings, args, source)
     if shared and args.process_index == 0:
         print("shared_prefix: a prompt is computed once for all its replies")
     tokenizer = load_tokenizer(source)
-    message = given.get("system_message", source.run.get("system_message", settings.system_message))
+    trained_with = source.run.get("system_message", settings.system_message)
+    message = job.facts["settings"].get("system_message", trained_with)
     chat = ChatFormat(tokenizer, settings.chat_template, message)
     check_prompts(chat, source)
     tokenizer.chat_template = chat.plain_template
@@ -76,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measure = validation_measure(
         settings, chat, source, train_corpus.dialogues, valid_exchanges, args.seed
     )
-    if launch["actual"]["type"] == "FSDP" and args.precompute_ref_log_probs:
+    if job.facts["launch"]["actual"]["type"] == "FSDP" and args.precompute_ref_log_probs:
         args.precompute_ref_log_probs = False  # weights are in shards only once training starts
         print("FSDP: the reference is run in every step, not once before training")
     policy, reference_model, reference = policy_and_reference(settings, source, args)
@@ -91,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **base_facts(source, args.output_dir),
         **template_facts(chat),
     )
+    check_same(job, args, settings.accept_changes)
     trainer = RedrawnDPOTrainer(
         model=policy,
         ref_model=reference_model,
@@ -115,7 +134,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finish(trainer, job)
     if trainer.is_world_process_zero():
         print(f"DPO model in {args.output_dir}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from empo.alignment.launching import quiet_dependencies
+from empo.process import run
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
 from empo.records import file_facts
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 LENGTH_CONTROLLED = "length-controlled"
 _PATHS = {"output_dir", "dialogues", "valid", "model", "mapping", "opposites", "chat_template"}

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
+from empo.process import run
 from empo.raters.settings import RaterSettings, unfit
 from empo.records import UserError, write_json, write_text
-from empo.settings import run
 
 if TYPE_CHECKING:
     from empo.corpora.labelled import LabelledCorpus

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.alignment.settings import SftSettings, choose_best
+from empo.corpora import Corpus
+from empo.process import run
 from empo.records import UserError
-from empo.settings import run
+from empo.runs import Run
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,32 +29,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, args, given, launch = parse_recipe(argv, "sft", SftSettings, SFTConfig, __doc__ or "")
     choose_best(settings, args, given)
 
+    from empo.alignment.sft import check_packing
+    from empo.alignment.training import read_splits, start_run
+
+    check_packing(args, settings.attention)
+    corpora = read_splits(settings)
+    with start_run(args, "sft", settings, given, launch, corpora) as job:
+        if not job.complete:
+            _train(settings, args, job, *corpora)
+    return 0
+
+
+def _train(
+    settings: SftSettings, args: SFTConfig, job: Run, train_corpus: Corpus, valid_corpus: Corpus
+) -> None:
+    """One run, from the dialogues to the merged model."""
     from empo import models
-    from empo.alignment.sft import (
-        MaskedTurnTrainer,
-        check_packing,
-        describe_packing,
-        pack_rows,
-        sft_rows,
-    )
+    from empo.alignment.sft import MaskedTurnTrainer, describe_packing, pack_rows, sft_rows
     from empo.alignment.training import (
         base_facts,
+        check_same,
         finish,
         fresh_adapter,
-        read_splits,
-        start_run,
         template_facts,
         train,
     )
     from empo.prompts import ChatFormat
     from empo.selection import validation_measure
-
-    check_packing(args, settings.attention)
-    train_corpus, valid_corpus = read_splits(settings)
-    corpora = (train_corpus, valid_corpus)
-    job = start_run(args, "sft", given, launch, corpora, settings.threads)
-    if job.complete:
-        return 0
 
     source = models.resolve(settings.model, revision=settings.revision)
     if source.adapters:
@@ -66,9 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     measure = validation_measure(
         settings, chat, source, train_corpus.dialogues, exchanges, args.seed
     )
-    model = models.load_model(source, settings.dtype, settings.attention, settings.load_in_4bit)
-    if args.packing and args.process_index == 0:
-        print(describe_packing(args, lengths, model.config._attn_implementation))
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},
@@ -77,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         **base_facts(source, args.output_dir),
         **template_facts(chat),
     )
+    check_same(job, args, settings.accept_changes)
+    model = models.load_model(source, settings.dtype, settings.attention, settings.load_in_4bit)
+    if args.packing and args.process_index == 0:
+        print(describe_packing(args, lengths, model.config._attn_implementation))
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = MaskedTurnTrainer(
         model=model,
@@ -95,7 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finish(trainer, job)
     if trainer.is_world_process_zero():
         print(f"SFT model in {args.output_dir}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from empo.alignment.launching import quiet_dependencies
+from empo.process import run
 from empo.records import write_json
-from empo.settings import parse, run
+from empo.settings import parse
 from empo.sweep.grid import Cell, SweepSettings, cells
 from empo.sweep.lock import alone
 from empo.sweep.steps import Steps

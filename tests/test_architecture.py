@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    1: {"settings", "runs", "records", "rating", "cards", "dialogues", "emotions"},
-    2: {"preferences", "prompts", "corpora", "models"},
+    1: {"settings", "process", "runs", "records", "rating", "cards", "dialogues", "emotions"},
+    2: {"preferences", "prompts", "corpora", "models", "checkpoints"},
     3: {"alignment", "generation", "harness", "metrics", "raters"},
     4: {"reporting", "survey"},
     5: {

@@ -65,7 +65,7 @@ def test_another_run_in_the_folder_is_refused_with_every_difference(tmp_path: Pa
         "  - limit: None there, 5 now\n"
         "  - lora_targets: ['q_proj'] there, ['q_proj', 'v_proj'] now\n"
         "  - seed: 42 there, None now\n"
-        "Choose another output folder, or give the settings of that run to continue it."
+        "Give its settings to continue it. `--fresh` begins a new one in a folder beside it."
     )
 
 

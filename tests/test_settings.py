@@ -18,7 +18,7 @@ import torch
 
 from empo.alignment.settings import DEFAULTS, BaseSettings, DpoSettings, SftSettings
 from empo.records import UserError
-from empo.settings import load_yaml, option, parse, resolve, run
+from empo.settings import load_yaml, option, parse, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -231,23 +231,6 @@ def test_help_teaches_every_documented_setting(capsys) -> None:
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert "Bakes." in text and "degrees (default: 180.0)" in text and "--trays" in text
-
-
-def test_a_users_error_becomes_one_message_and_exit_code_2(capsys) -> None:
-    def command() -> int:
-        raise UserError("the oven is cold.")
-
-    with pytest.raises(SystemExit) as end:
-        run(command)
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "error: the oven is cold.\n"
-
-
-@pytest.mark.parametrize("code, expected", [(None, 0), (0, 0), (3, 3)])
-def test_the_exit_code_of_a_command_is_kept(code: int | None, expected: int) -> None:
-    with pytest.raises(SystemExit) as end:
-        run(lambda: code)
-    assert end.value.code == expected
 
 
 # --- settings of the recipes ---

@@ -15,7 +15,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from empo.alignment.checkpoints import checkpoint_of
 from empo.alignment.settings import SELECTABLE
 from empo.cards import SHOWN
 from empo.records import finite, write_jsonl
@@ -50,18 +49,6 @@ class LogFile(TrainerCallback):
 def log_entry(logged: dict[str, Any]) -> dict[str, Any]:
     """A log entry as JSON: a value that is no finite number (an overflown gradient) is null."""
     return {k: finite(v) if isinstance(v, float) else v for k, v in logged.items()}
-
-
-class BestCheckpoint(TrainerCallback):
-    """Finds the best checkpoint of a continued run where its folder is now; it may have been moved."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """In place of the path from which the checkpoint was written."""
-        if state.best_global_step:
-            best = checkpoint_of(args.output_dir, state.best_global_step)
-            state.best_model_checkpoint = str(best) if best.is_dir() else None
 
 
 class SeedSampler(TrainerCallback):

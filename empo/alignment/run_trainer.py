@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import logging
 import math
-import os
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import trl.trainer.utils
-from accelerate.utils import broadcast_object_list, reduce
-from peft import PeftModel
+from accelerate.utils import reduce
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl.models import unwrap_model_for_generation
 
 from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.callbacks import SeedSampler
-from empo.alignment.checkpoints import check, checkpoint_of, explained, make_room, rotate, seal
-from empo.alignment.random_states import load_random_state, save_random_state
 from empo.cards import model_card
+from empo.checkpoints.trainer import SealedTrainer
 from empo.records import UserError, finite, write_json, write_text
 from empo.runs import Run
 
 logger = logging.getLogger(__name__)
-
-Found = TypeVar("Found")
 
 ROWS = "rows"
 """Key of a batch under which the places of its rows in the data set are."""
@@ -63,7 +58,7 @@ class Batch(NamedTuple):
     loss: torch.Tensor
 
 
-class RunTrainer(Trainer):
+class RunTrainer(SealedTrainer):
     """Mixed into trl's trainers: every save carries a model card made from the run's facts.
 
     `measure` is asked at every evaluation, on all processes with whole weights; what it returns
@@ -115,8 +110,12 @@ class RunTrainer(Trainer):
         broken = ~torch.isfinite(losses).all()
         if self.accelerator.mixed_precision != "fp16":  # whose overflown steps are left out
             broken = broken | ~torch.isfinite(value) | (value < 0)
-        if reduce(broken.float(), "sum") > 0:
+        asked = torch.tensor(self.stop.number is not None, device=self.args.device)
+        some_broken, some_asked = reduce(torch.stack([broken, asked]).float(), "sum").tolist()
+        if some_broken:
             stop_on_non_finite(self, batches, value.item())
+        if some_asked:
+            self.stopped_by = self.stop.number or signal.SIGTERM  # or: it reached others only
         return norm
 
     def evaluation_loop(
@@ -174,72 +173,7 @@ class RunTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle; run.json has them
             write_text(folder / "README.md", model_card(self.run.facts))
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """The trainer's, in as much room as it needs; then the seal, and only then old ones go.
-
-        Raises UserError where the disk is too small, before or while it is written.
-        """
-        args, step = self.args, self.state.global_step
-        checkpoint, limit = checkpoint_of(args.output_dir, step), args.save_total_limit
-        with explained(checkpoint, args.output_dir):
-            if args.should_save:
-                make_room(checkpoint, self._least_bytes())
-            self.accelerator.wait_for_everyone()
-            args.save_total_limit = None  # the trainer would delete others before this one counts
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                args.save_total_limit = limit
-            self.accelerator.wait_for_everyone()
-            if args.should_save:
-                seal(checkpoint, self.run.digest)
-                rotate(args.output_dir, step, limit, self.state.best_global_step)
-
-    def _least_bytes(self) -> int:
-        """Of the weights that are saved and the states of the optimizer, as far as they lie here."""
-        weights = self.model.parameters()
-        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            weights = (weight for weight in weights if weight.requires_grad)
-        states = [
-            tensor.nbytes
-            for state in self.optimizer.state.values()
-            for tensor in state.values()
-            if isinstance(tensor, torch.Tensor)
-        ]
-        shards = self.args.world_size if self.is_deepspeed_enabled or self.is_fsdp_enabled else 1
-        return sum(weight.nbytes for weight in weights) + shards * sum(states)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """The trainer's, without a pickle."""
-        os.makedirs(output_dir, exist_ok=True)  # the main process may not be here yet
-        save_random_state(self._random_state(output_dir), self.args.device)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_random_state(self._random_state(checkpoint), self.args.device)
-
-    def _random_state(self, checkpoint: str) -> Path:
-        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
-        return Path(checkpoint) / f"rng_state{rank}.safetensors"
-
-    def _load_best_model(self) -> None:
-        """The trainer's, from a checkpoint that still agrees with its manifest."""
-        best = Path(self.state.best_model_checkpoint)
-        wrong = self.from_main(lambda: check(best, self.run.digest))
-        if wrong is not None:
-            raise UserError(
-                f"{best}: the best checkpoint cannot be loaded: {wrong}. Give the same command "
-                "again: the run makes it anew, from a checkpoint before it where there is one."
-            )
-        super()._load_best_model()
-
-    def from_main(self, find: Callable[[], Found]) -> Found:
-        """What the main process finds, on all processes."""
-        found = find() if self.is_world_process_zero() else None
-        return broadcast_object_list([found])[0]
 
 
 def stop_on_non_finite(trainer: RunTrainer, batches: Sequence[Batch], norm: float) -> None:

@@ -89,12 +89,21 @@ class DataSettings:
     processes: int | None = option(
         None, help="number of processes this recipe must run on; another number stops it"
     )
+    fresh: bool = option(
+        False, help="begin a new run, in a folder beside output_dir where that is in use"
+    )
+    accept_changes: bool = option(
+        False, help="continue a run although settings, data, template or processes have changed"
+    )
 
     def problems(self) -> list[str]:
         """What cannot work."""
+        found = []
         if self.limit is not None and self.limit < 1:
-            return [f"limit: {self.limit} leaves no dialogue; at least 1 is needed."]
-        return []
+            found.append(f"limit: {self.limit} leaves no dialogue; at least 1 is needed.")
+        if self.fresh and self.accept_changes:
+            found.append("fresh: a new run has no changes to accept; leave accept_changes out.")
+        return found
 
 
 @dataclass(kw_only=True)

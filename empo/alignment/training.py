@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,40 @@ from transformers.trainer_utils import set_seed
 from empo.alignment.callbacks import (
     LOG,
     ON_REPLIES,
-    BestCheckpoint,
     Lines,
     LogFile,
     Progress,
     log_entry,
 )
-from empo.alignment.checkpoints import explained, last_checkpoint, sweep
 from empo.alignment.launching import repeated_rows
 from empo.alignment.run_trainer import RunTrainer
 from empo.alignment.settings import DataSettings, TuningSettings
+from empo.checkpoints import explained, last_checkpoint, sweep
+from empo.checkpoints.processes import from_main
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS
 from empo.models import ModelSource, lora_config, weights_identity
+from empo.process import Stopped
 from empo.prompts import ChatFormat
 from empo.records import UserError, finite, write_jsonl
-from empo.runs import Run
+from empo.runs import ACCEPT, ANEW, LOCK, Run, alone, free_folder
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("sha256", "revision", "commit")
-_VOLATILE = {"output_dir", "processes", "threads", "logging_dir", "hub_token", "reference_cache"}
+_WITHOUT_EFFECT = set(
+    "output_dir fresh accept_changes processes threads reference_cache hub_token push_to_hub "
+    "hub_model_id hub_private_repo hub_revision report_to run_name project trackio_space_id "
+    "disable_tqdm log_level log_level_replica log_on_each_node logging_dir save_total_limit "
+    "ddp_timeout dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
+    "dataloader_prefetch_factor".split()
+)
+"""Settings that move neither a weight nor a logged value; a run is continued with others."""
+_FIXED = set(
+    "model revision full_training lora_r lora_targets load_in_4bit sft_adapter optim "
+    "vocab_size hidden_size layers heads".split()
+)
+"""Settings that the shapes of weights and optimizer hang on; no checkpoint fits others."""
 
 
 def read_splits(
@@ -62,41 +76,56 @@ def read_splits(
     return train, valid
 
 
+@contextmanager
 def start_run(
     args: TrainingArguments,
     command: str,
-    settings: dict[str, Any],
+    settings: DataSettings,
+    given: dict[str, Any],
     launch: dict[str, Any],
     corpora: Sequence[Corpus],
-    threads: int | None = None,
-) -> Run:
-    """Open the run folder `args.output_dir` on every process; the main process writes it.
+) -> Iterator[Run]:
+    """Hold the run folder `args.output_dir` while the run works in it; the main process writes.
 
-    Raises UserError on all processes where the folder holds another run, or one on other data than
-    those of `corpora`, also where that run is complete.
+    With `settings.fresh` it is a new folder beside one that is in use. Raises UserError on all
+    processes where another command works in the folder, or it holds another run, or one on other
+    data than those of `corpora`, also where that run is complete.
     """
-    kept = {key: value for key, value in settings.items() if key not in _VOLATILE}
-    if "output_dir" not in settings:
+    if "output_dir" not in given:
         raise UserError("--output-dir: missing (folder of the run)")
-    with args.main_process_first(local=False, desc="opening the run folder"):
-        run = Run.start(args.output_dir, command, kept)
-        run.facts.update(name=Path(args.output_dir).name, seed=args.seed, launch=launch)
-        if args.process_index == 0 and not run.complete:
-            run.save()
-    _same_data(run, corpora)
-    set_seed(args.seed)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if run.complete and args.process_index == 0:
-        print(f"{args.output_dir}: this run is complete.")
-    return run
+    kept = {key: value for key, value in given.items() if key not in _WITHOUT_EFFECT}
+    asked = Path(args.output_dir)
+    with ExitStack() as held:
+
+        def opened() -> tuple[str, dict[str, Any]]:
+            folder = free_folder(asked) if settings.fresh else asked
+            held.enter_context(alone(folder / LOCK, folder))
+            run = Run.start(folder, command, kept, settings.accept_changes, _FIXED)
+            run.facts.update(name=folder.name, seed=args.seed, launch=launch)
+            if not run.complete:
+                run.save(status="running")
+            return str(folder), run.facts
+
+        args.output_dir, facts = from_main(opened)
+        run = Run(Path(args.output_dir), facts)
+        if settings.fresh and args.process_index == 0:
+            print(
+                f"a new run in {args.output_dir}; give this folder, without --fresh, to continue it"
+            )
+        _same_data(run, corpora, settings.accept_changes)
+        set_seed(args.seed)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        if run.complete and args.process_index == 0:
+            print(f"{args.output_dir}: this run is complete.")
+        yield run
 
 
-def _same_data(run: Run, corpora: Sequence[Corpus]) -> None:
+def _same_data(run: Run, corpora: Sequence[Corpus], accept: bool) -> None:
     """UserError naming the corpus file that is another one than when the run began."""
     begun = run.facts.get("identity", {}).get("data")
     for there, corpus in zip(begun or (), corpora, strict=False):
-        if there == corpus.files:
+        if there == corpus.files or (accept and not run.complete):
             continue
         of = next((now for now in corpus.files if now not in there), corpus.files[0])
         source = Path(corpus.source)
@@ -104,7 +133,7 @@ def _same_data(run: Run, corpora: Sequence[Corpus]) -> None:
         raise UserError(
             f"{run.folder}: this run was trained on other data: {file} ({corpus.split}) is not the "
             f"file that it began with.\n  - there: {there}\n  - now: {corpus.files}\n"
-            "Restore it, or choose another output folder."
+            f"Restore it.{'' if run.complete else f' {ACCEPT}'} {ANEW}"
         )
 
 
@@ -148,10 +177,11 @@ def length_facts(lengths: list[int], shortened: int, filtered: list[str]) -> dic
     }
 
 
-def train(trainer: RunTrainer, run: Run) -> None:
-    """Train to the end, from the last checkpoint where there is one, and save into the run folder."""
-    args = trainer.args
-    trainer.run = run
+def check_same(run: Run, args: TrainingArguments, accept: bool) -> None:
+    """Record what a run is made of beside its settings, or compare it where the run is continued.
+
+    Before a model is loaded. Raises UserError as `Run.check_identity` does.
+    """
     identity = {
         "processes": args.world_size,
         "data": [corpus["files"] for corpus in run.facts["data"]],
@@ -162,14 +192,22 @@ def train(trainer: RunTrainer, run: Run) -> None:
         identity["selection"] = {
             k: run.facts["selection"][k] for k in ("ids_sha256", "measured_with")
         }
-    run.check_identity(identity)
+    run.check_identity(identity, accept)
+
+
+def train(trainer: RunTrainer, run: Run) -> None:
+    """Train to the end, from the last checkpoint where there is one, and save into the run folder.
+
+    SIGTERM and Ctrl-C save a checkpoint after the step, and raise `Stopped`.
+    """
+    args = trainer.args
+    trainer.run = run
     trainer.add_callback(LogFile(args.output_dir))
-    trainer.add_callback(BestCheckpoint)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress if sys.stderr.isatty() and not args.disable_tqdm else Lines)
-    last = trainer.from_main(
-        lambda: last_checkpoint(args.output_dir, run.digest, args.load_best_model_at_end)
+    last = from_main(
+        lambda: last_checkpoint(args.output_dir, run.digests, args.load_best_model_at_end)
     )
     if last is not None:
         logger.warning("continuing from %s", last)
@@ -177,7 +215,13 @@ def train(trainer: RunTrainer, run: Run) -> None:
     if trainer.is_world_process_zero():
         sweep(args.output_dir)
         run.save(trainer=args.to_dict(), **_uneven_rows(trainer))
-    trainer.train(resume_from_checkpoint=last)
+    try:
+        with trainer.stopping():
+            trainer.train(resume_from_checkpoint=last)
+    except Stopped:
+        if trainer.is_world_process_zero():
+            run.save(status="stopped")
+        raise
     history = [log_entry(logged) for logged in trainer.state.log_history]
     run.facts.update(
         steps=trainer.state.global_step,

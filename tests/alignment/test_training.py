@@ -24,6 +24,7 @@ from empo.alignment.dpo import dpo_rows
 from empo.alignment.dpo_trainer import RedrawnDPOTrainer
 from empo.alignment.pair_batches import EpochCollator
 from empo.alignment.run_trainer import score_labelled_positions_only
+from empo.alignment.settings import SftSettings
 from empo.alignment.sft import MaskedTurnTrainer, sft_rows
 from empo.alignment.training import length_facts, start_run
 from empo.corpora import load_corpus
@@ -239,26 +240,33 @@ def test_a_run_on_other_data_is_refused_also_where_it_is_complete(
     source = cut_corpus(tmp_path / "corpus", {"train": 1, "valid": 1})
     args = arguments(SFTConfig, folder)
 
-    def start() -> Any:
+    def start() -> tuple[Any, Any]:
         corpora = [load_corpus(source, name) for name in ("train", "valid")]
-        return start_run(args, "sft", {"output_dir": str(folder)}, {}, corpora), corpora
+        settings = SftSettings(dialogues=str(source), model="m")
+        given = {"output_dir": str(folder)}
+        return start_run(args, "sft", settings, given, {}, corpora), corpora
 
-    run, corpora = start()
-    run.check_identity({"data": [corpus.files for corpus in corpora]})
-    run.save(status=status)
+    held, corpora = start()
+    with held as run:
+        run.check_identity({"data": [corpus.files for corpus in corpora]})
+        run.save(status=status)
     (folder / "checkpoint-1").mkdir()
-    again, _ = start()
-    assert again.complete == (status == "complete")
+    with start()[0] as again:
+        assert again.complete == (status == "complete")
     before = (folder / "run.json").read_bytes()
     path = source / f"{split}.csv"
     path.write_text(path.read_text("utf-8") + "\n", "utf-8")
-    with pytest.raises(UserError) as error:
-        start()
+    with pytest.raises(UserError) as error, start()[0]:
+        pass
     lines = str(error.value).splitlines()
     assert lines[0] == (
         f"{folder}: this run was trained on other data: {path} ({split}) is not the file that it "
         "began with."
     )
-    assert lines[-1] == "Restore it, or choose another output folder."
+    accept = "`--accept-changes` continues it all the same; its folder then says so. "
+    assert lines[-1] == (
+        f"Restore it. {accept if status == 'running' else ''}"
+        "`--fresh` begins a new one in a folder beside it."
+    )
     if status == "complete":
         assert (folder / "run.json").read_bytes() == before

@@ -35,8 +35,8 @@ from transformers import (
 )
 from trl import DPOTrainer, SFTConfig, SFTTrainer
 
-from empo.alignment.callbacks import BestCheckpoint
-from empo.alignment.checkpoints import (
+from empo.alignment.sft import MaskedTurnTrainer
+from empo.checkpoints import (
     MANIFEST,
     STATE,
     check,
@@ -48,13 +48,15 @@ from empo.alignment.checkpoints import (
     seal,
     sweep,
 )
-from empo.alignment.random_states import load_random_state, save_random_state
-from empo.alignment.sft import MaskedTurnTrainer
+from empo.checkpoints.random_states import load_random_state, save_random_state
+from empo.checkpoints.trainer import BestCheckpoint
 from empo.models import train_tokenizer
 from empo.records import CHECKPOINT_SCHEMA, UserError, read_json, sha256, write_json
 from empo.runs import Run
 
-CHANGED = "transformers has changed {}: adapt empo.alignment, then this test and the version range."
+CHANGED = (
+    "transformers has changed {}: adapt empo.checkpoints, then this test and the version range."
+)
 CPU = torch.device("cpu")
 TOKENIZER = train_tokenizer(["a friend is sad today and hopes that it is better tomorrow"] * 8, 280)
 
@@ -107,7 +109,7 @@ def run(done: MaskedTurnTrainer, tmp_path: Path) -> Path:
 
 
 def usable(folder: Path, digest: str) -> list[str]:
-    return sorted(path.name for path in folder.glob("checkpoint-*") if not check(path, digest))
+    return sorted(path.name for path in folder.glob("checkpoint-*") if not check(path, {digest}))
 
 
 def names(folder: Path) -> list[str]:
@@ -130,14 +132,14 @@ def test_a_sealed_checkpoint_lists_every_file(done: MaskedTurnTrainer, run: Path
         path = run / "checkpoint-2" / name
         assert entry == {"bytes": path.stat().st_size, "sha256": sha256(path)}
     assert usable(run, done.run.digest) == ["checkpoint-1", "checkpoint-2"]
-    assert last_checkpoint(run, done.run.digest) == str(run / "checkpoint-2")
+    assert last_checkpoint(run, done.run.digests) == str(run / "checkpoint-2")
 
 
 def test_what_was_not_saved_by_the_run_is_passed_over(
     done: MaskedTurnTrainer, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = done.run.digest
-    assert last_checkpoint(run / "nowhere", digest) is None
+    assert last_checkpoint(run / "nowhere", {digest}) is None
     assert caplog.text == ""
     (run / "checkpoint-best").mkdir()
     (run / "checkpoint-10").mkdir()
@@ -145,7 +147,7 @@ def test_what_was_not_saved_by_the_run_is_passed_over(
     shutil.copytree(run / "checkpoint-2", run / "checkpoint-8")
     manifest = read_json(run / "checkpoint-8" / MANIFEST)
     write_json(run / "checkpoint-8" / MANIFEST, manifest | {"step": 8})
-    assert last_checkpoint(run, digest) == str(run / "checkpoint-2")
+    assert last_checkpoint(run, {digest}) == str(run / "checkpoint-2")
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         f"{run / 'checkpoint-10'} is passed over: it has no manifest.json: saving it was interrupted",
@@ -154,7 +156,7 @@ def test_what_was_not_saved_by_the_run_is_passed_over(
     ]
     assert (run / "checkpoint-10").is_dir()
     caplog.clear()
-    assert last_checkpoint(run, "another") is None
+    assert last_checkpoint(run, {"another"}) is None
     assert "checkpoint-2 is passed over: its manifest.json is that of another run" in caplog.text
     assert f"{run}: no checkpoint is usable, training begins from its start" in caplog.text
 
@@ -194,11 +196,11 @@ def test_damage_to_any_file_is_found_and_named(
         whole = (checkpoint / name).read_bytes()
         caplog.clear()
         damage(checkpoint / name)
-        assert last_checkpoint(run, done.run.digest) == str(run / "checkpoint-1")
+        assert last_checkpoint(run, done.run.digests) == str(run / "checkpoint-1")
         assert f"{checkpoint} is passed over: {told.format(name)}" in caplog.text, name
         (checkpoint / f"!{name}").unlink(missing_ok=True)
         (checkpoint / name).write_bytes(whole)
-        assert check(checkpoint, done.run.digest) is None
+        assert check(checkpoint, done.run.digests) is None
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_a_manifest_that_cannot_be_read_is_passed_over(
     told: str,
 ) -> None:
     (run / "checkpoint-2" / MANIFEST).write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert last_checkpoint(run, done.run.digest) == str(run / "checkpoint-1")
+    assert last_checkpoint(run, done.run.digests) == str(run / "checkpoint-1")
     assert told in caplog.text
 
 
@@ -238,14 +240,14 @@ def test_any_flipped_bit_of_a_manifest_is_found_or_says_the_same(
         changed = bytearray(data)
         changed[place] ^= 1 << place % 7
         path.write_bytes(changed)
-        if check(path.parent, done.run.digest) is None:
+        if check(path.parent, done.run.digests) is None:
             assert read_json(path) == meaning
 
 
 def test_files_of_the_file_system_are_no_damage(done: MaskedTurnTrainer, run: Path) -> None:
     for name in (".DS_Store", ".nfs00000000012f"):
         (run / "checkpoint-2" / name).write_bytes(b"x")
-    assert check(run / "checkpoint-2", done.run.digest) is None
+    assert check(run / "checkpoint-2", done.run.digests) is None
 
 
 def test_a_checkpoint_counts_with_the_best_that_it_names(
@@ -255,10 +257,10 @@ def test_a_checkpoint_counts_with_the_best_that_it_names(
     state = json.loads((newest / STATE).read_text())
     (newest / STATE).write_text(json.dumps(state | {"best_global_step": 1}))
     seal(newest, digest)
-    assert last_checkpoint(run, digest, with_best=True) == str(newest)
+    assert last_checkpoint(run, {digest}, with_best=True) == str(newest)
     flip(run / "checkpoint-1" / "optimizer.pt")
-    assert last_checkpoint(run, digest) == str(newest)
-    assert last_checkpoint(run, digest, with_best=True) is None
+    assert last_checkpoint(run, {digest}) == str(newest)
+    assert last_checkpoint(run, {digest}, with_best=True) is None
     assert (
         f"{newest} is passed over: checkpoint-1, the best until then, is not usable: optimizer.pt "
         "has changed since it was saved"
@@ -320,7 +322,7 @@ def test_a_save_that_is_killed_anywhere_leaves_a_checkpoint_and_can_be_repeated(
             "_deleted-checkpoint-4",
         }
         sealed = (folder / "checkpoint-4" / MANIFEST).is_file()
-        assert last_checkpoint(folder, digest) == str(folder / f"checkpoint-{4 if sealed else 3}")
+        assert last_checkpoint(folder, {digest}) == str(folder / f"checkpoint-{4 if sealed else 3}")
         found.add(left)
         if not killed:
             break
@@ -328,7 +330,7 @@ def test_a_save_that_is_killed_anywhere_leaves_a_checkpoint_and_can_be_repeated(
             trained._save_checkpoint(trained.model, None)
         sweep(folder)
         assert [name for name in names(folder) if name.startswith("_")] == []
-        assert last_checkpoint(folder, digest) == str(folder / "checkpoint-4")
+        assert last_checkpoint(folder, {digest}) == str(folder / "checkpoint-4")
         shutil.rmtree(folder)
         event += 1
     assert event > 20
@@ -454,7 +456,7 @@ def test_the_random_state_of_a_gpu_comes_back(
 
 
 def test_a_trainer_restores_the_state_of_its_own_process(
-    done: MaskedTurnTrainer, run: Path
+    done: MaskedTurnTrainer, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert done._random_state(str(run)).name == "rng_state.safetensors"
     done._load_rng_state(None)
@@ -463,8 +465,8 @@ def test_a_trainer_restores_the_state_of_its_own_process(
     draws()
     done._load_rng_state(str(run / "checkpoint-2"))
     assert draws() == expected
-    with pytest.raises(FileNotFoundError):  # no silent going on with others
-        done._load_rng_state(str(run))
+    done._load_rng_state(str(run))
+    assert f"{run}/rng_state.safetensors is not there: dropout goes on with other" in caplog.text
 
 
 # --- pickles ---
@@ -487,9 +489,9 @@ def test_a_pickle_in_a_checkpoint_does_not_run(tmp_path: Path, run: Path, name: 
     checkpoint, marker = run / "checkpoint-2", tmp_path / "marker"
     state = torch.load(checkpoint / name, weights_only=True)
     torch.save({**state, "more": Payload(marker)}, checkpoint / name)
-    assert last_checkpoint(run, trained.run.digest) == str(run / "checkpoint-1")
+    assert last_checkpoint(run, trained.run.digests) == str(run / "checkpoint-1")
     seal(checkpoint, trained.run.digest)
-    last = last_checkpoint(run, trained.run.digest)
+    last = last_checkpoint(run, trained.run.digests)
     assert last == str(checkpoint)
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         trained.train(resume_from_checkpoint=last)
@@ -584,10 +586,10 @@ def test_a_disk_that_is_full_in_the_middle_stops_with_a_sentence(run: Path) -> N
     assert "the run goes on from checkpoint-2." in str(error.value)
     assert trained.args.save_total_limit == 1
     assert (run / "checkpoint-3").is_dir()
-    assert last_checkpoint(run, trained.run.digest) == str(run / "checkpoint-2")
+    assert last_checkpoint(run, trained.run.digests) == str(run / "checkpoint-2")
     trained._save_checkpoint(trained.model, None)
     assert names(run) == ["checkpoint-3"]
-    assert last_checkpoint(run, trained.run.digest) == str(run / "checkpoint-3")
+    assert last_checkpoint(run, trained.run.digests) == str(run / "checkpoint-3")
 
 
 @pytest.mark.parametrize(

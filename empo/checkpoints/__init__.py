@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -82,8 +82,8 @@ def seal(checkpoint: Path, run: str) -> None:
     _to_disk(checkpoint.parent)
 
 
-def check(checkpoint: Path, run: str) -> str | None:
-    """What is wrong with a checkpoint of the run with digest `run`; None where nothing is.
+def check(checkpoint: Path, runs: Collection[str]) -> str | None:
+    """What is wrong with a checkpoint of the run with these digests; None where nothing is.
 
     Every file is read: missing, added, shortened and changed ones are found.
     """
@@ -92,7 +92,7 @@ def check(checkpoint: Path, run: str) -> str | None:
         return f"it has no {MANIFEST}: saving it was interrupted"
     try:
         manifest = _read(checkpoint)
-        if manifest["run"] != run:
+        if manifest["run"] not in runs:
             return f"its {MANIFEST} is that of another run"
         if manifest["step"] != step:
             return f"its {MANIFEST} is that of step {manifest['step']}"
@@ -112,15 +112,17 @@ def check(checkpoint: Path, run: str) -> str | None:
         return f"it cannot be read ({error})"
 
 
-def last_checkpoint(folder: str | Path, run: str, with_best: bool = False) -> str | None:
-    """The newest checkpoint in `folder` that agrees with its manifest and belongs to `run`, or None.
+def last_checkpoint(
+    folder: str | Path, runs: Collection[str], with_best: bool = False
+) -> str | None:
+    """The newest checkpoint in `folder` that agrees with its manifest and is of `runs`, or None.
 
     One that does not is named in the log with what is wrong, and passed over; it stays until the
     run saves that step again. With `with_best` the best checkpoint so far, which the end of the run
     will load, has to agree, too: from before it the run makes it again.
     """
     found = _checkpoints(folder)
-    wrong = cache(lambda checkpoint: check(checkpoint, run))
+    wrong = cache(lambda checkpoint: check(checkpoint, runs))
     for step in sorted(found, reverse=True):
         reason = wrong(found[step])
         if reason is None and with_best:

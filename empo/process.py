@@ -1,0 +1,153 @@
+"""The process of a command: the signals that stop it, the error that it ends with, its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from empo.records import UserError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TWICE = 1.0
+"""Seconds in which a second Ctrl-C is the first one: a terminal and a launcher both send it."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to stop; what it has done is kept."""
+
+    def __init__(self, number: int, where: str = "") -> None:
+        super().__init__(number)
+        self.number = number
+        self.where = where
+
+    def __str__(self) -> str:
+        where = self.where or "What is done is kept"
+        return (
+            f"stopped by {signal.Signals(self.number).name}. {where}: the same command goes on "
+            "with what is missing."
+        )
+
+
+class StopRequest:
+    """Whether a signal has asked a command to stop when it has saved what it works on."""
+
+    number: int | None = None
+    """The signal, None until one comes."""
+
+
+@contextmanager
+def stop_when_saved(what: str) -> Iterator[StopRequest]:
+    """Let the first SIGTERM or Ctrl-C only be noted, for a block that looks at the request and saves.
+
+    `what` ends the sentence on the screen ("stopping when ..."). A second Ctrl-C ends the process at
+    once, a repeated SIGTERM does nothing more. The handlers of before are restored at the end.
+    """
+    request = StopRequest()
+    begun = 0.0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal begun
+        if request.number is None:
+            request.number, begun = number, time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                os.write(2, f"\nstopping when {what}; Ctrl-C again ends at once\n".encode())
+        elif number == signal.SIGINT and time.monotonic() - begun > _TWICE:
+            _end_at_once(number)
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call a command's main and end the process: with its code, or with a message instead of a traceback.
+
+    A UserError, and a path that is in the way or may not be written, end with 2; SIGTERM with 143
+    and Ctrl-C with 130, and what is done stays done. Of several processes the first one that fails
+    speaks; the others end because of it.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
+    try:
+        code = main() or 0
+    except UserError as error:
+        code = _end(f"error: {error}", 2)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        code = _end(f"error: {error.filename}: {reason}. Choose another path.", 2)
+    except KeyboardInterrupt as stop:
+        stop = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+        code = _end(str(stop), 128 + stop.number)
+    except RuntimeError as error:
+        if _processes() == 1 or not _lost_another(error):
+            raise
+        code = _end(
+            "error: another process of this run is gone; its own error stands above, or it was "
+            f"killed ({str(error).splitlines()[0]}). The same command goes on from the last "
+            "complete checkpoint.",
+            1,
+        )
+    sys.exit(code)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave the command wherever it is; from then on a signal ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher may send it after Ctrl-C
+    begun = time.monotonic()
+
+    def again(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - begun > _TWICE:
+            _end_at_once(number)
+
+    signal.signal(signal.SIGINT, again)
+    raise Stopped(number)
+
+
+def _end_at_once(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _end(message: str, code: int) -> int:
+    """Print why the command ends where this process is the one to say it; returns the code."""
+    if _speaks():
+        who = f"process {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
+        print(f"{who}{message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _speaks() -> bool:
+    """Of the processes of a run the first to end; before they are joined, one per machine."""
+    if _processes() == 1:
+        return True
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_initialized():
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        store = distributed.distributed_c10d._get_default_store()
+        return store.add("empo/ended", 1) == 1
+    except RuntimeError:  # the process that kept the store has ended
+        return os.environ.get("RANK") != "0"
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has ended."""
+    text = str(error)
+    return type(error).__name__ == "DistBackendError" or any(
+        sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "gloo")
+    )

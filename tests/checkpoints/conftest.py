@@ -1,0 +1,9 @@
+"""The tiny runs that these tests share."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+from tiny_runs import shelf
+
+__all__ = ["shelf"]

@@ -1,0 +1,188 @@
+"""How a command ends: exit codes, signals, and of several processes the error that came first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from empo.process import run
+from empo.records import UserError
+
+HEAD = "import os, signal, sys, time\nfrom pathlib import Path\n"
+HEAD += (
+    "from empo.process import Stopped, run, stop_when_saved\nfrom empo.records import UserError\n"
+)
+
+
+def start(folder: Path, body: str, **environ: str) -> subprocess.Popen[str]:
+    """A process that runs `body`, a main function's lines; `ready` is written when it works."""
+    lines = textwrap.indent(textwrap.dedent(body), "    ")
+    script = f"{HEAD}\ndef main():\n{lines}\n\nrun(main)\n"
+    script = script.replace("READY", f"Path({str(folder / 'ready')!r}).touch()")
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def working(folder: Path) -> None:
+    """Wait until the process has begun to work."""
+    for _ in range(600):
+        if (folder / "ready").exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError("the process never began to work")
+
+
+def test_a_users_error_becomes_one_message_and_exit_code_2(capsys) -> None:
+    def command() -> int:
+        raise UserError("the oven is cold.")
+
+    with pytest.raises(SystemExit) as end:
+        run(command)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: the oven is cold.\n"
+
+
+@pytest.mark.parametrize("code, expected", [(None, 0), (0, 0), (3, 3)])
+def test_the_exit_code_of_a_command_is_kept(code: int | None, expected: int) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(lambda: code)
+    assert end.value.code == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "SIGINT")]
+)
+def test_a_signal_ends_a_command_with_a_sentence(
+    tmp_path: Path, number: int, code: int, name: str
+) -> None:
+    process = start(tmp_path, "READY\ntime.sleep(60)")
+    working(tmp_path)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert error == (
+        f"stopped by {name}. What is done is kept: the same command goes on with what is missing.\n"
+    )
+
+
+SAVES = """
+with stop_when_saved("the cake is out") as stop:
+    READY
+    while stop.number is None:
+        time.sleep(0.01)
+    time.sleep({seconds})
+    print("saved", flush=True)
+raise Stopped(stop.number, "The cake is in the window")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_saves_first_ends_when_it_has_saved(tmp_path: Path, number: int) -> None:
+    process = start(tmp_path, SAVES.format(seconds=0.3))
+    working(tmp_path)
+    process.send_signal(number)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)  # the launcher's, on top
+    process.send_signal(signal.SIGINT)  # the terminal's, within the second
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert out == "saved\n"
+    name = signal.Signals(number).name
+    assert error == (
+        "\nstopping when the cake is out; Ctrl-C again ends at once\n"
+        f"stopped by {name}. The cake is in the window: the same command goes on with what is "
+        "missing.\n"
+    )
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, SAVES.format(seconds=60))
+    working(tmp_path)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.3)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert out == ""
+
+
+def test_handlers_are_restored() -> None:
+    from empo.process import stop_when_saved
+
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_when_saved("it is done") as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+JOINED = """
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+{body}
+dist.all_reduce(torch.ones(1))
+dist.all_reduce(torch.ones(1))
+"""
+ONE_FAILS = 'if dist.get_rank() == {rank}: raise UserError("the oven of {rank} is cold.")'
+ALL_FAIL = 'raise UserError("the oven is cold.")'
+ONE_IS_KILLED = "if dist.get_rank() == {rank}: os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def pair(folder: Path, body: str, port: int) -> list[tuple[int, str]]:
+    """Exit code and stderr of two joined processes."""
+    processes = [
+        start(
+            folder,
+            JOINED.format(body=body),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+        for rank in range(2)
+    ]
+    return [
+        (process.returncode, error)
+        for process, (_, error) in [(p, p.communicate(timeout=90)) for p in processes]
+    ]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_the_first_that_fails_speaks(tmp_path: Path, rank: int) -> None:
+    ended = pair(tmp_path, ONE_FAILS.format(rank=rank), 29_410 + rank)
+    who = "process 1: " if rank else ""
+    assert ended[rank][0] == 2
+    assert f"{who}error: the oven of {rank} is cold." in ended[rank][1]
+    assert ended[1 - rank][0] == 1
+    assert "Traceback" not in ended[1 - rank][1]
+    assert "the oven" not in ended[1 - rank][1]
+
+
+def test_what_all_processes_find_is_said_once(tmp_path: Path) -> None:
+    ended = pair(tmp_path, ALL_FAIL, 29_412)
+    assert [code for code, _ in ended] == [2, 2]
+    assert sum(error.count("error: the oven is cold.") for _, error in ended) == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_is_missed(tmp_path: Path, rank: int) -> None:
+    ended = pair(tmp_path, ONE_IS_KILLED.format(rank=rank), 29_414 + rank)
+    assert ended[rank][0] == -signal.SIGKILL
+    code, error = ended[1 - rank]
+    assert code == 1
+    assert "error: another process of this run is gone" in error
+    assert "the same command goes on" in error.lower()

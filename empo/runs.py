@@ -59,9 +59,9 @@ def alone(lock: Path, what: Path) -> Iterator[None]:
     Raises UserError where another process holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
     try:
-        with FileLock(lock, timeout=0):
-            yield
+        held.acquire(timeout=0)
     except Timeout:
         facts = lock.parent / MANIFEST
         begun = read_json(facts).get("process", {}) if facts.is_file() else {}
@@ -70,6 +70,11 @@ def alone(lock: Path, what: Path) -> Iterator[None]:
             f"{what}: another process{who} is at work on it. Wait until it has ended, stop it, or "
             "choose another place for this one."
         ) from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # a lock on a removed file counts for nobody
+        held.release()
 
 
 def free_folder(folder: str | Path) -> Path:

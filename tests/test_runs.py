@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from empo.records import RUN_SCHEMA, UserError
-from empo.runs import Run, now, read_run, versions
+from empo.runs import LOCK, Run, alone, free_folder, now, read_run, versions
 
 SETTINGS: dict[str, Any] = {"seed": 42, "learning_rate": 1e-5, "lora_targets": ["q_proj"]}
 
@@ -153,3 +156,101 @@ def test_versions_name_what_moves_numbers_and_nothing_that_is_not_installed() ->
 
 def test_the_time_is_utc_to_the_second() -> None:
     assert now().endswith("+00:00") and len(now()) == len("2026-01-01T00:00:00+00:00")
+
+
+# --- one process, fresh folders, accepted changes ---
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with alone(folder / LOCK, folder):
+        Run.start(folder, "sft", SETTINGS).save()
+        with pytest.raises(UserError) as error, alone(folder / LOCK, folder):
+            pass
+    assert str(error.value) == (
+        f"{folder}: another process (number {os.getpid()} on {socket.gethostname()}) is at work on "
+        "it. Wait until it has ended, stop it, or choose another place for this one."
+    )
+    with alone(folder / LOCK, folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+def test_a_process_that_is_killed_lets_go_of_its_folder(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with alone(tmp_path / LOCK, tmp_path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / LOCK).exists()
+    with alone(tmp_path / LOCK, tmp_path):
+        assert not Run.start(tmp_path, "sft", SETTINGS).complete  # the lock alone is no content
+
+
+def test_a_complete_run_does_not_say_whose_process_wrote_it(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, "sft", SETTINGS)
+    run.save()
+    assert json.loads((tmp_path / "run.json").read_text())["process"]["id"] == os.getpid()
+    run.save(status="complete")
+    assert "process" not in json.loads((tmp_path / "run.json").read_text())
+
+
+def test_a_fresh_folder_is_the_first_that_is_free(tmp_path: Path) -> None:
+    assert free_folder(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    assert free_folder(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run" / "a").touch()
+    assert free_folder(tmp_path / "run") == tmp_path / "run-2"
+    (tmp_path / "run-2" / "a").mkdir(parents=True)
+    assert free_folder(tmp_path / "run") == tmp_path / "run-3"
+
+
+def begun(folder: Path, **facts: Any) -> Run:
+    """A run with a checkpoint and an identity."""
+    run = Run.start(folder, "sft", SETTINGS)
+    run.check_identity({"processes": 1, "base": "a"})
+    run.save(**facts)
+    (folder / "checkpoint-1").mkdir()
+    return run
+
+
+def test_changes_that_are_accepted_are_kept_in_the_facts(tmp_path: Path) -> None:
+    before = begun(tmp_path).digest
+    changed = {**SETTINGS, "learning_rate": 2e-5}
+    with pytest.raises(UserError, match="`--accept-changes` continues it all the same"):
+        Run.start(tmp_path, "sft", changed, accept=False)
+    run = Run.start(tmp_path, "sft", changed, accept=True)
+    middle = run.digest
+    run.check_identity({"processes": 2, "base": "a"}, accept=True)
+    assert [entry["changes"] for entry in run.facts["accepted"]] == [
+        ["learning_rate: 1e-05 there, 2e-05 now"],
+        ["processes: 1 there, 2 now"],
+    ]
+    assert run.facts["settings"] == changed
+    assert run.digests == {before, middle, run.digest} and len(run.digests) == 3
+    run.save()
+    again = Run.start(tmp_path, "sft", changed, accept=False)
+    again.check_identity({"processes": 2, "base": "a"}, accept=False)
+    assert again.digests == run.digests
+
+
+def test_what_weights_hang_on_cannot_be_accepted(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    changed = {**SETTINGS, "lora_targets": ["v_proj"]}
+    for accept in (True, False):
+        with pytest.raises(UserError) as error:
+            Run.start(tmp_path, "sft", changed, accept=accept, fixed={"lora_targets"})
+        assert "lora_targets: ['q_proj'] there, ['v_proj'] now" in str(error.value)
+        assert "--accept-changes" not in str(error.value)
+    with pytest.raises(UserError, match="lora_targets cannot change in a run"):
+        Run.start(tmp_path, "sft", changed, accept=True, fixed={"lora_targets"})
+    with pytest.raises(UserError) as error:
+        run.check_identity({"processes": 1, "base": "b"}, accept=True)
+    assert "base: 'a' there, 'b' now" in str(error.value)
+    assert "--accept-changes" not in str(error.value)
+
+
+def test_a_complete_run_takes_no_changes(tmp_path: Path) -> None:
+    begun(tmp_path, status="complete")
+    with pytest.raises(UserError, match="it is complete"):
+        Run.start(tmp_path, "sft", {**SETTINGS, "seed": 1}, accept=True)

@@ -52,10 +52,11 @@ _WITHOUT_EFFECT = set(
 )
 """Settings that move neither a weight nor a logged value; a run is continued with others."""
 _FIXED = set(
-    "model revision full_training lora_r lora_targets load_in_4bit sft_adapter optim "
-    "vocab_size hidden_size layers heads".split()
+    "model revision full_training lora_r lora_targets load_in_4bit sft_adapter vocab_size "
+    "hidden_size layers heads optim learning_rate weight_decay adam_beta1 adam_beta2 "
+    "adam_epsilon".split()
 )
-"""Settings that the shapes of weights and optimizer hang on; no checkpoint fits others."""
+"""Settings that a checkpoint's weights and optimizer have in them; others would fail, or do nothing."""
 
 
 def read_splits(

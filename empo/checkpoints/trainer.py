@@ -133,6 +133,13 @@ class _SaveAndStop(TrainerCallback):
         if self.trainer.stopped_by is not None:
             control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leaving the loop looks like the end of an epoch; what is due there comes when it goes on."""
+        if self.trainer.stopped_by is not None:
+            control.should_log = control.should_evaluate = control.should_save = False
+
 
 class BestCheckpoint(TrainerCallback):
     """Finds the best checkpoint of a continued run where its folder is now; it may have been moved."""

@@ -56,7 +56,8 @@ def model_card(facts: dict[str, Any]) -> str:
             lines.append(f"| {entry.get('step', 0)} | {cells} |")
         lines += [
             "",
-            f"n = {facts['lengths']['valid']['rows']:,} rows, one run, seed {facts['seed']}.",
+            f"n = {facts['lengths']['valid']['rows']:,} rows, one run, seed {facts['seed']}. Values "
+            "are means over the evaluation's batches, as the trainer makes them.",
             *_chosen(facts.get("selection", {})),
         ]
     lines += ["", "## Settings", "", "```json", json.dumps(facts["settings"], indent=2), "```"]

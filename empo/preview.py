@@ -49,8 +49,14 @@ def preview_command(argv: Sequence[str]) -> int:
         prog="empo preview", description=preview_command.__doc__ or "",
         defaults={**DEFAULTS, "bf16": False, "use_cpu": True},
     )  # fmt: skip
+    from empo.alignment.dpo import check_batches
+    from empo.alignment.sft import check_packing
     from empo.alignment.training import read_splits
 
+    if kind == "dpo":
+        check_batches(settings, args)
+    elif kind == "sft":
+        check_packing(args, settings.attention)
     table = OPPOSITES
     if kind == "dpo" and settings.opposites:
         table = load_opposites(settings.opposites)
@@ -58,14 +64,14 @@ def preview_command(argv: Sequence[str]) -> int:
     print(f"== {kind} recipe")
     train, _ = read_splits(settings, None if own_table else LABELS)
     print("\n== tokens")
-    rows = len(train.dialogues)
+    rows, by_tokens = len(train.dialogues), None
     tokenizer = None
     try:
         tokenizer = _tokenizer(kind, settings, train)
-        rows = _tokens(kind, settings, args, train, table, tokenizer, options.show)
+        rows, by_tokens = _tokens(kind, settings, args, train, table, tokenizer, options.show)
     except UserError as error:
         print(f"tokens and lengths cannot be shown: {error}")
-    _steps(args, settings, rows)
+    _steps(args, settings, rows, by_tokens)
     print("\n== model")
     architecture = options.architecture
     beside = config.with_name("config.json") if config else None
@@ -105,10 +111,15 @@ def _tokenizer(kind: str, settings: Any, train: Corpus) -> Any:
 
 def _tokens(
     kind: str, settings: Any, args: Any, train: Corpus, table: Any, tokenizer: Any, shown: int
-) -> int:
-    """Print rows with their loss mask and what the maximum length does; return the rows left."""
+) -> tuple[int, dict[str, Any] | None]:
+    """Print rows with their loss mask and what the maximum length does.
+
+    Returns the rows that are left, packed ones where they are packed, and the facts of the batches
+    where they are cut by tokens.
+    """
+    from empo.alignment.batches import TokenBudgetBatches
     from empo.alignment.dpo import training_rows
-    from empo.alignment.sft import IGNORED, sft_rows
+    from empo.alignment.sft import IGNORED, pack_rows, sft_rows
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
 
@@ -143,7 +154,20 @@ def _tokens(
         f"{lengths['max_tokens']}, limit {args.max_length}: {lengths['shortened']:,} would lose "
         f"their oldest turns, {lengths['filtered']:,} would be left out"
     )
-    return lengths["rows"]
+    if kind == "sft" and args.packing:
+        packed = pack_rows(rows, args.max_length)[1]
+        print(f"packed into {packed['rows']:,} rows, {packed['fill']:.0%} filled")
+        return packed["rows"], None
+    if kind == "dpo" and settings.tokens_per_batch is not None:
+        batches = TokenBudgetBatches(
+            rows["length"],
+            settings.tokens_per_batch,
+            args.per_device_train_batch_size,
+            args.seed,
+            settings.processes or 1,
+        )
+        return lengths["rows"], batches.facts()
+    return lengths["rows"], None
 
 
 def _show(tokenizer: Any, ids: Sequence[int], marks: Sequence[bool]) -> None:
@@ -153,13 +177,26 @@ def _show(tokenizer: Any, ids: Sequence[int], marks: Sequence[bool]) -> None:
         print(f"    {'|' if marked else ' '} {len(tokens):>4}  {text}")
 
 
-def _steps(args: Any, settings: Any, rows: int) -> None:
+def _steps(args: Any, settings: Any, rows: int, by_tokens: dict[str, Any] | None) -> None:
     processes = settings.processes or 1
     batch = args.per_device_train_batch_size * processes
     whole = batch * args.gradient_accumulation_steps
-    steps = math.ceil(math.ceil(rows / batch) / args.gradient_accumulation_steps)
+    batches = (
+        math.ceil(rows / batch)
+        if by_tokens is None
+        else math.ceil(by_tokens["batches_per_epoch"] / processes)
+    )
+    steps = math.ceil(batches / args.gradient_accumulation_steps)
     in_all = args.max_steps if args.max_steps > 0 else math.ceil(steps * args.num_train_epochs)
     print("\n== steps")
+    if by_tokens is not None:
+        print(
+            f"{rows:,} rows in {by_tokens['batches_per_epoch']:,} batches of "
+            f"{by_tokens['min_rows']} to {by_tokens['max_rows']} rows, on average "
+            f"{by_tokens['mean_tokens']:,} of {settings.tokens_per_batch:,} tokens = {steps:,} steps "
+            f"per epoch, {in_all:,} in all"
+        )
+        return
     print(
         f"{rows:,} rows / batch {whole} ({args.per_device_train_batch_size} per process x "
         f"{processes} x {args.gradient_accumulation_steps} accumulated) = {steps:,} steps per "

@@ -191,3 +191,41 @@ def test_a_kept_adapter_is_shown_with_its_own_rank(
 ) -> None:
     words = ["--config", TINY / "dpo.yaml", "--dialogues", shelf.corpus, "--model", shelf.sft]
     assert "adapter: rank 8, alpha 16" in preview(capsys, *words, "--sft_adapter", "keep")
+
+
+def test_batches_cut_by_tokens_are_counted(
+    capsys: pytest.CaptureFixture[str], shelf: Shelf
+) -> None:
+    words = ("--config", TINY / "dpo.yaml", "--dialogues", shelf.corpus, "--model", shelf.sft)
+    out = preview(capsys, *words, "--tokens_per_batch", 400, "--num_train_epochs", 2)
+    found = re.search(
+        r"64 rows in (\d+) batches of \d+ to \d+ rows, on average (\d+)\.\d of 400", out
+    )
+    assert found is not None, out
+    batches, tokens = map(int, found.groups())
+    assert f"= {batches} steps per epoch, {2 * batches} in all" in out
+    assert 200 < tokens <= 400
+
+
+def test_packed_rows_are_counted(capsys: pytest.CaptureFixture[str], shelf: Shelf) -> None:
+    words = ("--config", TINY / "sft.yaml", "--dialogues", shelf.corpus, "--model", shelf.base)
+    words += ("--packing", "true", "--train_sampling_strategy", "random")
+    out = preview(capsys, *words, "--per_device_train_batch_size", 1)
+    found = re.search(r"packed into (\d+) rows, \d+% filled", out)
+    assert found is not None, out
+    assert 1 < int(found[1]) < 64
+    assert f"{found[1]} rows / batch 1 (" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "message"),
+    [
+        ("dpo", ("--tokens_per_batch", 400, "--dataloader_drop_last", "true"), "tokens_per_batch"),
+        ("sft", ("--packing", "true", "--packing_strategy", "wrapped"), "packing_strategy"),
+    ],
+)
+def test_what_a_recipe_refuses_is_refused_here(
+    capsys: pytest.CaptureFixture[str], kind: str, words: tuple[object, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        preview(capsys, "--config", TINY / f"{kind}.yaml", "--dialogues", DIALOGUES, *words)

@@ -104,7 +104,7 @@ def test_the_card_is_made_from_the_facts(shelf: Shelf, name: str) -> None:
     assert "64 dialogues of 213 rows used, 0 left out" in text
     last = facts["evaluations"][-1]
     assert f"| {last['step']} | {last['eval_loss']:.4f} |" in text
-    assert "n = 16 rows, one run, seed 42." in text
+    assert "n = 16 rows, one run, seed 42. Values are means over the evaluation's batches" in text
     assert f"- trl {facts['versions']['trl']}" in text
 
 
@@ -202,7 +202,7 @@ def test_another_setting_in_the_same_folder_is_refused(shelf: Shelf, name: str) 
     assert "  - learning_rate: 0.01 there, 0.25 now\n" in message
     assert "  - weight_decay: None there, 0.5 now\n" in message
     assert message.endswith(
-        "Choose another output folder, or give the settings of that run to continue it."
+        "Give its settings to continue it. `--fresh` begins a new one in a folder beside it."
     )
     assert state(run) == before
 

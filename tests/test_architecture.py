@@ -13,7 +13,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
-    1: {"settings", "process", "runs", "records", "rating", "cards", "dialogues", "emotions"},
+    1: {
+        "settings",
+        "process",
+        "runs",
+        "records",
+        "sqlite_file",
+        "rating",
+        "cards",
+        "dialogues",
+        "emotions",
+    },
     2: {"preferences", "prompts", "corpora", "models", "checkpoints"},
     3: {"alignment", "generation", "harness", "metrics", "raters"},
     4: {"reporting", "survey"},

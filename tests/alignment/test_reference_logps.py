@@ -371,20 +371,22 @@ def scratched(path: Path) -> None:
             r"or a damaged one \(it begins with b'log-probs\\n', which no database does\)\. Delete",
             id="text",
         ),
-        pytest.param(torn, r"or a damaged one \(.+\)\. Delete it; the log-", id="torn"),
-        pytest.param(scratched, r"or a damaged one \(.+\)\. Delete it; the log-", id="scratched"),
+        pytest.param(torn, r"or a damaged one \(.+\)\. Delete it, with the files", id="torn"),
+        pytest.param(
+            scratched, r"or a damaged one \(.+\)\. Delete it, with the files", id="scratched"
+        ),
         pytest.param(
             foreign,
-            r"this is a SQLite database, but none of the reference's log-probabilities "
-            r"\(application id 0\)\. Move it elsewhere, or delete it if nothing needs it\.",
+            r"this is a SQLite database, but no cache of the reference's log-probabilities "
+            r"\(application id 0\)\. Move it elsewhere, delete it if nothing else needs it, or name",
             id="foreign",
         ),
         pytest.param(
             older,
-            r"this cache of the reference has the schema 7, and this version reads 1\. Delete it;",
+            r"this cache of the reference's log-probabilities has the schema 7, and this version reads 1\. Delete it;",
             id="older",
         ),
-        pytest.param(Path.mkdir, r"the file cannot be used \(unable to open", id="folder"),
+        pytest.param(Path.mkdir, r"log-probabilities cannot be used \(unable to open", id="folder"),
     ],
 )
 def test_a_file_that_is_none_of_ours_is_refused_and_left_alone(

@@ -294,11 +294,11 @@ def test_a_file_that_another_process_keeps_locked(
     path = tmp_path / "c.sqlite"
     cached = CachedRater(Letters(), path)
     cached.score(inputs(0, 2))
-    monkeypatch.setattr("empo.raters.rating_store._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("empo.sqlite_file.BUSY_SECONDS", 0.05)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     cached.score(inputs(0, 2))  # reading goes on
-    with pytest.raises(UserError, match="another process has kept the cache locked"):
+    with pytest.raises(UserError, match="another process has kept the file locked"):
         cached.score(inputs(0, 3))
     other.close()
     cached.score(inputs(0, 3))
@@ -331,7 +331,10 @@ def damaged(path: Path) -> None:
     [
         (lambda path: path.write_text("x"), "this is no cache of ratings, or a damaged one"),
         (lambda path: path.write_text("score\n" * 999), "Delete it, with the files of the same"),
-        (another_database, "a SQLite database, but no cache of ratings. Delete it if nothing else"),
+        (
+            another_database,
+            "a SQLite database, but no cache of ratings (application id 0). Move it",
+        ),
         (another_schema, "has the schema 7, and this version reads 1. Delete it"),
         (damaged, "this is no cache of ratings, or a damaged one"),
         (lambda path: path.mkdir(), "the cache of ratings cannot be used (unable to open"),

@@ -46,6 +46,10 @@ def pack(
     pieces: list[tuple[int, int]] = []  # queries and keys of a sequence
 
     def add(tokens: Sequence[int], first_position: int, segment: int, shared: range) -> range:
+        """Append a prompt, or a reply that sees the tokens at `shared` too; its places in N.
+
+        No tokens (a reply of one, without its last) have no place and are no sequence.
+        """
         begin = len(ids)
         ids.extend(tokens)
         positions.extend(range(first_position, first_position + len(tokens)))

@@ -106,6 +106,10 @@ def share_prefix(
 
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        """The model's own output, or with a layout trl's per-token fields, each of its cells' shape.
+
+        Other arguments do not count beside a layout, which has its own ids, positions and masks.
+        """
         layout = kwargs.pop(NAME, None)
         if layout is None:
             return usual(*args, **kwargs)

@@ -14,6 +14,7 @@ from empo.records import UserError, read_json
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import dpo_figures  # noqa: E402
 import dpo_modes  # noqa: E402
 import dpo_step  # noqa: E402
 
@@ -43,7 +44,7 @@ def test_the_file_has_what_readers_look_for(result: dict[str, Any]) -> None:
     assert result["shape"]["name"] == "tiny" and result["seed"] == 0 and result["pairs"] == 8
     (measured,) = result["measurements"]
     assert measured["lora_r"] == 8
-    rounds = dict.fromkeys(dpo_step.RATIOS, 2)
+    rounds = dict.fromkeys(dpo_figures.RATIOS, 2)
     rounds |= {"ratio_vs_trl_defaults": 1, "ratio_with_checkpointing": 1}
     for name, number in rounds.items():
         assert result[name] == measured[name]
@@ -124,9 +125,9 @@ def test_grouped_pairs_are_neighbours_in_length() -> None:
 def test_what_was_not_run_has_a_reason() -> None:
     step = {"steps": {"trl best": {"seconds": 6.0}, "shared prefix": {"seconds": 2.0}}}
     step["reference_pass"] = 3.0
-    assert dpo_step.ratio([step], "trl best", "shared prefix")["median"] == 3.0
-    assert dpo_step.ratio([step], "trl best", "shared prefix", amortised=True)["median"] == 2.0
-    assert dpo_step.ratio([step], "trl defaults", "shared prefix") == {
+    assert dpo_figures.ratio([step], "trl best", "shared prefix")["median"] == 3.0
+    assert dpo_figures.ratio([step], "trl best", "shared prefix", amortised=True)["median"] == 2.0
+    assert dpo_figures.ratio([step], "trl defaults", "shared prefix") == {
         "median": None,
         "low": None,
         "high": None,

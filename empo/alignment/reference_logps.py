@@ -60,6 +60,35 @@ class _Row:
         return len(self.prompt) + sum(len(completion.ids) for completion in self.completions)
 
 
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    """Lines of the main process; a bar instead where it has a terminal and something to compute."""
+
+    split: str
+    missing: int
+    main: bool
+
+    @property
+    def shows_bar(self) -> bool:
+        return self.main and sys.stderr.isatty() and self.missing > 0
+
+    def begin(self, wanted: int, path: Path) -> None:
+        if self.main and not self.missing:
+            print(f"reference: all {wanted:,} completions are in {path} ({self.split})")
+        elif self.main and not self.shows_bar:
+            line = f"reference: {self.missing:,} of {wanted:,} completions to compute"
+            print(f"{line} ({self.split})", flush=True)
+
+    def bar(self) -> tqdm:
+        title = f"reference ({self.split})"
+        return tqdm(total=self.missing, desc=title, unit="completion", disable=not self.shows_bar)
+
+    def end(self, seconds: float) -> None:
+        if self.main and self.missing and not self.shows_bar:
+            line = f"reference: {self.missing:,} completions computed in {seconds:.1f} s"
+            print(f"{line} ({self.split})")
+
+
 def with_reference(
     rows: Dataset,
     name: str,
@@ -97,42 +126,29 @@ def with_reference(
     _check_same_on_all(keys, name)
     store = LogpStore(Path(folder) / FILE)
     logps = _on_main(accelerator, partial(store.open, keys))
-    computed = len(keys) - len(logps)
-    shown = accelerator.is_main_process and sys.stderr.isatty() and computed > 0
-    told = accelerator.is_main_process and not shown
-    if told and computed:
-        print(
-            f"reference: {computed:,} of {len(keys):,} completions to compute ({name})", flush=True
-        )
-    elif told:
-        print(f"reference: all {len(keys):,} completions are in {store.path} ({name})")
+    missing = set(keys) - logps.keys()
+    screen = _Screen(name, len(missing), accelerator.is_main_process)
+    screen.begin(len(keys), store.path)
 
-    cached = _distinct(found, logps)
-    checked = random.Random(digest).sample(cached, min(_CHECKED_ROWS, len(cached)))
-    again = _scored(checked, score, accelerator, batch_size)
-    difference = _largest_difference(checked, logps, again, tolerance, store.path)
+    scored = partial(_scored, score=score, accelerator=accelerator, batch_size=batch_size)
+    sample = _checked_rows(found, logps, digest)
+    again = scored(sample)
+    difference = _largest_difference(sample, logps, again, tolerance, store.path)
 
-    todo = _distinct(found, set(keys) - logps.keys())
-    todo.sort(key=lambda row: -row.tokens)
+    todo = sorted(_distinct(found, missing), key=lambda row: -row.tokens)
     per_write = _BATCHES_PER_WRITE * batch_size * accelerator.num_processes
-    bar = tqdm(total=computed, desc=f"reference ({name})", unit="completion", disable=not shown)
-    with bar:
+    with screen.bar() as bar:
         for start in range(0, len(todo), per_write):
-            part = todo[start : start + per_write]
-            values = _scored(part, score, accelerator, batch_size)
-            finite = {key: value for key, value in values.items() if math.isfinite(value)}
-            _on_main(accelerator, partial(store.write, finite))
-            _check_finite(part, values)
-            logps |= finite
-            bar.update(len(finite))
+            kept = _compute(todo[start : start + per_write], scored, accelerator, store)
+            logps |= kept
+            bar.update(len(kept))
     seconds = time.monotonic() - started
-    if told and computed:
-        print(f"reference: {computed:,} completions computed in {seconds:.1f} s ({name})")
+    screen.end(seconds)
 
     facts: dict[str, Any] = {
         "completions": len(keys),
-        "computed": computed,
-        "reused": len(keys) - computed,
+        "computed": len(missing),
+        "reused": len(keys) - len(missing),
         "file": FILE,
         "identity_sha256": digest,
         "seconds": round(seconds, 1),
@@ -209,6 +225,26 @@ def _scored(
         ]
         found += pairs if own else []
     return dict(gather_object(found))
+
+
+def _checked_rows(rows: Sequence[_Row], cached: Collection[bytes], digest: str) -> list[_Row]:
+    """A few rows with what the cache has of them, the same ones for one identity."""
+    candidates = _distinct(rows, cached)
+    return random.Random(digest).sample(candidates, min(_CHECKED_ROWS, len(candidates)))
+
+
+def _compute(
+    rows: Sequence[_Row],
+    scored: Callable[[Sequence[_Row]], dict[bytes, float]],
+    accelerator: Accelerator,
+    store: LogpStore,
+) -> dict[bytes, float]:
+    """The values of these rows, kept in the store; what is no finite number is named after that."""
+    values = scored(rows)
+    finite = {key: value for key, value in values.items() if math.isfinite(value)}
+    _on_main(accelerator, partial(store.write, finite))
+    _check_finite(rows, values)
+    return finite
 
 
 def _check_finite(rows: Sequence[_Row], values: Mapping[bytes, float]) -> None:

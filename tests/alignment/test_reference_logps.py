@@ -1,122 +1,35 @@
-"""Log-probabilities of the reference: each computed once, kept, found again, never mistaken.
-
-As a script it is one process of the tests with two:
-test_reference_logps.py FOLDER BATCH_SIZE KILL_AT (KILL_AT of 0 kills nothing)
-"""
+"""Log-probabilities of the reference: each computed once, kept, found again, never mistaken."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
-import signal
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import accelerate as launched
-from transformers import LlamaConfig, LlamaForCausalLM
+from reference_rows import (
+    IDENTITY,
+    Counted,
+    assert_columns,
+    dataset,
+    many,
+    padded,
+    pure,
+    random_rows,
+    run,
+    stored,
+    tiny_model,
+)
+from transformers import LlamaForCausalLM
 
-from empo.alignment.reference_logps import FILE, identity_digest, with_reference
+from empo.alignment.reference_logps import FILE, identity_digest
 from empo.records import UserError
-
-IDENTITY = {"weights": ["a1b2"], "dtype": "float32", "load_in_4bit": False, "template": "c3"}
-TOLERANCE = 1e-4
-VOCABULARY = 50
-
-
-def dataset(*rows: tuple[list[int], list[int], list[list[int]]]) -> Dataset:
-    """Rows of prompt, chosen and pool; their ids are r0, r1, ..."""
-    return Dataset.from_list(
-        [
-            {
-                "id": f"r{i}",
-                "prompt_ids": prompt,
-                "chosen_ids": chosen,
-                "rejected_pool": pool,
-                "rejected_ids_pool": [f"d{j}" for j in range(len(pool))],
-            }
-            for i, (prompt, chosen, pool) in enumerate(rows)
-        ]
-    )
-
-
-def many(number: int, draws: int = 2) -> Dataset:
-    """Rows of which no two have the same length or a completion in common."""
-    return dataset(
-        *(
-            ([1, *range(i)], [5, i, 2], [[6 + draw, i, 2] for draw in range(draws)])
-            for i in range(number)
-        )
-    )
-
-
-def pure(prompt: list[int], completion: list[int]) -> float:
-    """A number of no short decimal form that depends on every token and its place."""
-    return -sum((i + 1) * math.sqrt(t + 1) for i, t in enumerate([*prompt, 0, *completion]))
-
-
-class Counted:
-    """`pure` as a score that keeps what it was asked, and may end or change."""
-
-    def __init__(self, stop_at: int = 0, shift: float = 0.0) -> None:
-        self.calls: list[list[tuple[list[int], list[list[int]]]]] = []
-        self.stop_at, self.shift = stop_at, shift
-
-    def __call__(
-        self, prompts: list[list[int]], completions: list[list[list[int]]]
-    ) -> list[list[float]]:
-        self.calls.append(list(zip(prompts, completions, strict=True)))
-        if len(self.calls) == self.stop_at:
-            raise MemoryError("stopped")
-        return [[pure(p, c) + self.shift for c in of_row] for p, of_row in self.calls[-1]]
-
-    @property
-    def asked(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Prompt and completion of everything that was scored, in that order."""
-        return [
-            (tuple(prompt), tuple(completion))
-            for call in self.calls
-            for prompt, of_row in call
-            for completion in of_row
-        ]
-
-
-def run(
-    rows: Dataset,
-    folder: Path,
-    score: Callable[..., Any],
-    identity: dict[str, Any] = IDENTITY,
-    batch_size: int = 2,
-    tolerance: float = TOLERANCE,
-    name: str = "train",
-) -> tuple[Dataset, dict[str, Any]]:
-    """`with_reference` in this process."""
-    accelerator = Accelerator(cpu=True)
-    return with_reference(rows, name, score, folder, identity, accelerator, batch_size, tolerance)
-
-
-def assert_columns(rows: Dataset, of: Callable[[list[int], list[int]], float] = pure) -> None:
-    """Every value, to the last bit, is that of its own row and completion."""
-    for row in rows:
-        assert row["ref_chosen_logp"] == of(row["prompt_ids"], row["chosen_ids"])
-        assert row["ref_rejected_pool"] == [of(row["prompt_ids"], c) for c in row["rejected_pool"]]
-
-
-def stored(folder: Path) -> dict[bytes, float]:
-    with sqlite3.connect(folder / FILE) as database:
-        return dict(database.execute("SELECT key, logp FROM logps"))
-
 
 # --- the columns ---
 
@@ -340,81 +253,6 @@ def test_what_is_no_finite_number_is_named_and_not_kept(tmp_path: Path, bad: flo
     assert_columns(scored)
 
 
-def foreign(path: Path) -> None:
-    with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE ratings (a)")
-
-
-def older(path: Path) -> None:
-    run(many(1), path.parent, Counted())
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 7")
-
-
-def torn(path: Path) -> None:
-    run(many(400), path.parent, Counted(), batch_size=50)
-    path.write_bytes(path.read_bytes()[:-5000])
-
-
-def scratched(path: Path) -> None:
-    run(many(400), path.parent, Counted(), batch_size=50)
-    data = bytearray(path.read_bytes())
-    data[8192:12288] = b"\x5a" * 4096
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        pytest.param(
-            lambda path: path.write_text("log-probs\n"),
-            r"or a damaged one \(it begins with b'log-probs\\n', which no database does\)\. Delete",
-            id="text",
-        ),
-        pytest.param(torn, r"or a damaged one \(.+\)\. Delete it, with the files", id="torn"),
-        pytest.param(
-            scratched, r"or a damaged one \(.+\)\. Delete it, with the files", id="scratched"
-        ),
-        pytest.param(
-            foreign,
-            r"this is a SQLite database, but no cache of the reference's log-probabilities "
-            r"\(application id 0\)\. Move it elsewhere, delete it if nothing else needs it, or name",
-            id="foreign",
-        ),
-        pytest.param(
-            older,
-            r"this cache of the reference's log-probabilities has the schema 7, and this version reads 1\. Delete it;",
-            id="older",
-        ),
-        pytest.param(Path.mkdir, r"log-probabilities cannot be used \(unable to open", id="folder"),
-    ],
-)
-def test_a_file_that_is_none_of_ours_is_refused_and_left_alone(
-    tmp_path: Path, spoil: Callable[[Path], Any], told: str
-) -> None:
-    path = tmp_path / FILE
-    spoil(path)
-    before = path.read_bytes() if path.is_file() else None
-    score = Counted()
-    with pytest.raises(UserError, match=told) as raised:
-        run(many(1), tmp_path, score)  # also where what it needs lies in a sound part of the file
-    assert str(raised.value).startswith(f"{path}: ")
-    assert not score.calls
-    assert before is None or path.read_bytes() == before
-
-
-def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
-    (tmp_path / FILE).touch()
-    _, facts = run(many(2), tmp_path, Counted())
-    assert facts["computed"] == len(stored(tmp_path)) == 6
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/cache/reference\.sqlite: its folder cannot be made"):
-        run(many(1), tmp_path / "file" / "cache", Counted())
-
-
 # --- the screen ---
 
 
@@ -443,41 +281,6 @@ def test_a_terminal_gets_a_bar_instead(
     assert shown.out == "" and "reference (train): 100%" in shown.err and "1200/1200" in shown.err
 
 
-# --- a real model ---
-
-
-def tiny_model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.5,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-@torch.no_grad()
-def padded(
-    model: LlamaForCausalLM, prompts: list[list[int]], completions: list[list[list[int]]]
-) -> list[list[float]]:
-    """A whole batch in one forward, every completion padded on the right behind its prompt."""
-    whole = [(p, c) for p, of_row in zip(prompts, completions, strict=True) for c in of_row]
-    width = max(len(p) + len(c) for p, c in whole)
-    ids = torch.tensor([[*p, *c, *[0] * (width - len(p) - len(c))] for p, c in whole])
-    mask = torch.tensor([[i < len(p) + len(c) for i in range(width)] for p, c in whole])
-    logps = model(ids, attention_mask=mask.long()).logits.double().log_softmax(-1)
-    sums = [
-        sum(logps[i, len(p) - 1 + k, token].item() for k, token in enumerate(c))
-        for i, (p, c) in enumerate(whole)
-    ]
-    taken = iter(sums)
-    return [[next(taken) for _ in of_row] for of_row in completions]
-
-
 @torch.no_grad()
 def alone(model: LlamaForCausalLM, prompt: list[int], completion: list[int]) -> float:
     """The chain rule, one forward for every token, nothing beside it."""
@@ -488,17 +291,7 @@ def alone(model: LlamaForCausalLM, prompt: list[int], completion: list[int]) -> 
     return total
 
 
-def random_rows(number: int) -> Dataset:
-    """Rows of random lengths; the completions of a row end on tokens of their own."""
-    generator = torch.Generator().manual_seed(7)
-
-    def ids(longest: int) -> list[int]:
-        length = int(torch.randint(1, longest + 1, (), generator=generator))
-        return torch.randint(4, VOCABULARY, (length,), generator=generator).tolist()
-
-    return dataset(
-        *((ids(12), [*ids(5), 0], [[*ids(5), last] for last in (1, 2, 3)]) for _ in range(number))
-    )
+# --- a real model ---
 
 
 def test_a_model_gives_what_it_gives_token_by_token(tmp_path: Path) -> None:
@@ -521,115 +314,3 @@ def test_a_model_gives_what_it_gives_token_by_token(tmp_path: Path) -> None:
         model.lm_head.weight[5] += 0.3
     with pytest.raises(UserError, match="does not belong to these weights"):
         run(rows, tmp_path, score)
-
-
-# --- several processes ---
-
-
-def process(folder: Path, batch_size: int, kill_at: int) -> None:
-    """One of several processes; every call of the score needs all of them, as sharded weights do.
-
-    In call KILL_AT the last process dies. Writes `process-RANK.json`.
-    """
-    accelerator = Accelerator(cpu=True)
-    rank = accelerator.process_index
-    model, calls = tiny_model(), [0]
-
-    def score(prompts: list[list[int]], completions: list[list[list[int]]]) -> list[list[float]]:
-        assert prompts
-        calls[0] += 1
-        if calls[0] == kill_at and accelerator.is_last_process:
-            os.kill(os.getpid(), signal.SIGKILL)
-        together = torch.tensor([calls[0], 1])
-        torch.distributed.all_reduce(together)
-        assert together.tolist() == [calls[0] * accelerator.num_processes, 2]
-        return padded(model, prompts, completions)
-
-    def overflown(prompts: list[list[int]], of: list[list[list[int]]]) -> list[list[float]]:
-        return [[math.nan if rank else -1.0 for _ in of_row] for of_row in of]
-
-    def ours(rows: Dataset, score: Callable[..., Any], name: str) -> tuple[Dataset, dict[str, Any]]:
-        place = folder / (name if rank == 0 else "nowhere")
-        return with_reference(
-            rows, name, score, place, IDENTITY, accelerator, batch_size, TOLERANCE
-        )
-
-    def refusal(rows: Dataset, score: Callable[..., Any], name: str) -> str:
-        with pytest.raises(UserError) as raised:
-            ours(rows, score, name)
-        return str(raised.value)
-
-    if rank == 0:
-        shutil.rmtree(folder / "overflown", ignore_errors=True)
-        (folder / "spoiled").mkdir(exist_ok=True)
-        (folder / "spoiled" / FILE).write_text("log-probs")
-    refusals = [
-        refusal(random_rows(3 + rank), score, "unlike"),
-        refusal(random_rows(3), score, "spoiled"),
-        refusal(many(2), overflown, "overflown"),
-    ]
-    scored, facts = ours(random_rows(37), score, "cache")
-    columns = scored.select_columns(["ref_chosen_logp", "ref_rejected_pool"]).to_list()
-    written = {"calls": calls[0], "columns": columns, "facts": facts, "refusals": refusals}
-    (folder / f"process-{rank}.json").write_text(json.dumps(written))
-    accelerator.end_training()
-
-
-def two_processes(folder: Path, port: int, kill_at: int = 0) -> tuple[int, str]:
-    """Exit code and what two processes with batches of 2 rows printed."""
-    words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    words += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
-    found = os.pathsep.join([str(Path(__file__).parents[1] / "recipes"), *sys.path])
-    done = launched(*words, __file__, folder, "2", str(kill_at), PYTHONPATH=found)
-    return done.returncode, done.stdout + done.stderr
-
-
-def one_process(folder: Path) -> tuple[Dataset, dict[str, Any]]:
-    model = tiny_model()
-    return run(random_rows(37), folder, lambda prompts, of: padded(model, prompts, of))
-
-
-@pytest.mark.slow
-def test_two_processes_with_unequal_work_find_what_one_finds(tmp_path: Path) -> None:
-    """37 rows are 9 rounds of 2 x 2 and one row, for which the second process only helps."""
-    code, output = two_processes(tmp_path, 29_741)
-    assert code == 0, output
-    first, second = (json.loads((tmp_path / f"process-{i}.json").read_text()) for i in (0, 1))
-    assert first["calls"] == second["calls"] == 10
-    assert first["columns"] == second["columns"]
-    assert first["facts"]["computed"] == second["facts"]["computed"] == 148
-    assert output.count("reference: 148 of 148 completions to compute (cache)") == 1
-    assert len(stored(tmp_path / "cache")) == 148 and not (tmp_path / "nowhere").exists()
-    assert first["refusals"] == second["refusals"]
-    unlike, spoiled, overflown = second["refusals"]
-    assert unlike.startswith("reference (unlike): the processes do not hold the same rows and the")
-    assert spoiled.startswith(f"{tmp_path / 'spoiled' / FILE}: this is no cache of the reference's")
-    assert overflown.startswith("row 'r0', chosen_ids: the reference's log-probability is nan (and")
-    assert len(stored(tmp_path / "overflown")) == 3
-    expected, _ = one_process(tmp_path / "one")
-    for row, other in zip(expected, first["columns"], strict=True):
-        assert row["ref_chosen_logp"] == pytest.approx(other["ref_chosen_logp"], abs=1e-4)
-        assert row["ref_rejected_pool"] == pytest.approx(other["ref_rejected_pool"], abs=1e-4)
-
-
-@pytest.mark.slow
-def test_two_processes_killed_are_continued_by_one(tmp_path: Path) -> None:
-    """Dead in the 10th round: 8 rounds of 4 rows of 4 completions are kept."""
-    code, output = two_processes(tmp_path, 29_742, kill_at=10)
-    assert code != 0 and not list(tmp_path.glob("process-*.json")), output
-    assert len(stored(tmp_path / "cache")) == 128
-    scored, facts = one_process(tmp_path / "cache")
-    assert (facts["computed"], facts["reused"]) == (20, 128)
-    expected, _ = one_process(tmp_path / "one")
-    for row, other in zip(scored, expected, strict=True):
-        assert row["ref_chosen_logp"] == pytest.approx(other["ref_chosen_logp"], abs=1e-4)
-        assert row["ref_rejected_pool"] == pytest.approx(other["ref_rejected_pool"], abs=1e-4)
-    code, output = two_processes(tmp_path, 29_743)
-    assert code == 0, output
-    second = json.loads((tmp_path / "process-1.json").read_text())
-    assert second["calls"] == 1 and second["facts"]["computed"] == 0
-    assert second["columns"] == scored.select_columns([*second["columns"][0]]).to_list()
-
-
-if __name__ == "__main__":
-    process(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -60,12 +60,7 @@ def diff_epitome(
     """
     require_mechanisms(rater)
     n = len(responses)
-    texts = [r.response for r in responses] + [r.reference for r in responses]
-    prompts = [r.prompt for r in responses] * 2
-    pairs = [RatingInput(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    ratings = checked(rater.score(pairs, batch_size=batch_size), 2 * n)
-    blank = np.array([not text.strip() for text in texts], dtype=bool)
-    levels = np.where(blank[:, None], 0.0, _levels(ratings, responses))
+    ratings, levels, blank = _rated(responses, rater, batch_size)
     own, human = levels[:n], levels[n:]
     own_known, human_known = (np.isfinite(side).all(axis=1) for side in (own, human))
     both = own_known & human_known
@@ -73,28 +68,14 @@ def diff_epitome(
     lengths = characters(responses)
     reference_lengths = np.array([len(r.reference) for r in responses], dtype=float)
     squared = (own - human) ** 2
-    values = _described(squared[both], lengths[both], seed)
-    details: dict[str, dict[str, Any]] = {}
-    for i, name in enumerate(MECHANISMS):
-        confusion = crosstab(human[both, i], own[both, i], levels=(LEVELS, LEVELS)).count
-        details[name] = describe(squared[both, i], lengths[both], seed) | {
-            "signed": describe((own - human)[both, i], lengths[both], seed),
-            "levels": confusion.sum(axis=0).tolist(),
-            "reference_levels": confusion.sum(axis=1).tolist(),
-            "confusion": confusion.tolist(),
-        }
     references = human[both]
-    centre = references.mean(axis=0) if len(references) else 0.0
-    expected = 2 * (references - centre) ** 2
-    drawn = _described(expected, reference_lengths[both], seed)
-    for key in ("sd", "length_correlation"):
-        drawn[key] = None
-        drawn.setdefault("reasons", {})[key] = "an expectation: no draw is made that could spread"
+    expected = _expected_of_draws(references)
+    values = _described(squared[both], lengths[both], seed)
     values |= {
-        "mechanisms": details,
+        "mechanisms": _by_mechanism(own[both], references, lengths[both], seed),
         "controls": {
             "always_level_0": _described(references**2, reference_lengths[both], seed),
-            "drawn_from_reference": drawn,
+            "drawn_from_reference": _drawn(expected, reference_lengths[both], seed),
         },
         "against_level_0": _against(squared[both], references**2, seed),
         "against_drawn": _against(squared[both], expected, seed),
@@ -205,6 +186,18 @@ class RatedOnce:
         self._row |= {pair: len(self._row) + k for k, pair in enumerate(pairs)}
 
 
+def _rated(
+    responses: Sequence[Response], rater: Rater, batch_size: int
+) -> tuple[Ratings, np.ndarray, np.ndarray]:
+    """Of the n responses, then of the n references: ratings, levels (2n, 3), and which are blank."""
+    texts = [r.response for r in responses] + [r.reference for r in responses]
+    prompts = [r.prompt for r in responses] * 2
+    pairs = [RatingInput(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    ratings = checked(rater.score(pairs, batch_size=batch_size), len(pairs))
+    blank = np.array([not text.strip() for text in texts], dtype=bool)
+    return ratings, np.where(blank[:, None], 0.0, _levels(ratings, responses)), blank
+
+
 def _levels(ratings: Ratings, responses: Sequence[Response]) -> np.ndarray:
     """The scores of the mechanisms, shape (2n, 3): responses, then references; NaN: not scored."""
     levels = ratings.scores[:, [ratings.column(name) for name in MECHANISMS]]
@@ -218,6 +211,38 @@ def _levels(ratings: Ratings, responses: Sequence[Response]) -> np.ndarray:
             f"DIFF-EPITOME counts. ({ratings.signature})"
         )
     return levels
+
+
+def _by_mechanism(
+    own: np.ndarray, human: np.ndarray, lengths: np.ndarray, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The metric of each mechanism, its signed difference and counts; levels of shape (n, 3)."""
+    difference = own - human
+    details: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(MECHANISMS):
+        confusion = crosstab(human[:, i], own[:, i], levels=(LEVELS, LEVELS)).count
+        details[name] = describe(difference[:, i] ** 2, lengths, seed) | {
+            "signed": describe(difference[:, i], lengths, seed),
+            "levels": confusion.sum(axis=0).tolist(),
+            "reference_levels": confusion.sum(axis=1).tolist(),
+            "confusion": confusion.tolist(),
+        }
+    return details
+
+
+def _expected_of_draws(references: np.ndarray) -> np.ndarray:
+    """What each reference adds to twice the variance of its mechanism, (n, 3)."""
+    centre = references.mean(axis=0) if len(references) else 0.0
+    return 2 * (references - centre) ** 2
+
+
+def _drawn(expected: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, Any]:
+    """The control of levels drawn as often as the references have them."""
+    drawn = _described(expected, lengths, seed)
+    for key in ("sd", "length_correlation"):
+        drawn[key] = None
+        drawn.setdefault("reasons", {})[key] = "an expectation: no draw is made that could spread"
+    return drawn
 
 
 def _described(squared: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, Any]:

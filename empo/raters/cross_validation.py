@@ -1,15 +1,9 @@
-"""Seeds and folds: every training writes its held-out predictions, and a restart does the rest.
-
-OUTPUT/units/seed-1/fold-0/   predictions.jsonl, unit.json (written last), model/ of the best so far
-"""
+"""Seeds and folds: a rater trained, measured on what was held out, and kept with its evidence."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import random
-import shutil
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +13,12 @@ import numpy as np
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.baselines import BASELINES
 from empo.raters.encoders import encoder_identity, resolve_encoder
-from empo.raters.folder import RATER_CONFIG, UNITS, RaterConfig, attest
-from empo.raters.held_out import PREDICTIONS, Unit, best_unit, measure, predict
-from empo.raters.kinds import train_rater
+from empo.raters.folder import RaterConfig
+from empo.raters.held_out import best_unit, measure
 from empo.raters.loading import load_rater
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
-from empo.raters.splits import Split, check_separate, splits, with_test
+from empo.raters.splits import Split
+from empo.raters.unit_training import keep_rater, train_units
 from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import (
     AGREEMENT_SCHEMA,
@@ -33,13 +27,8 @@ from empo.records import (
     finite,
     read_json,
     write_json,
-    write_jsonl,
 )
 from empo.runs import Run, now, versions
-
-logger = logging.getLogger(__name__)
-
-MODEL = "model"
 
 _DEFAULTED = {"report_to", "ddp_find_unused_parameters", "remove_unused_columns", "logging_steps"}
 _VOLATILE = {"output_dir", "threads", "processes", "disable_tqdm"}
@@ -109,29 +98,13 @@ def cross_validate(
         print(f"{output}: this run is complete.")
     else:
         run.save()
-    used = f"{len(corpus.examples):,} examples in {data[0]['groups']:,} groups"
-    print(
-        f"used: {used}{'' if settings.limit is None else f' (limit {settings.limit:,})'}; "
-        f"seeds x folds: {len(settings.seeds)} x {settings.folds}; {settings.architecture} with "
-        f"{settings.loss}",
-        flush=True,
-    )
+    _say_what_is_used(settings, len(corpus.examples), data[0]["groups"])
     dimensions = corpus.dimensions
     units, parts = train_units(corpus, test, settings, arguments, output)
     evaluation, shown = measure(units, dimensions)
     keep_rater(best_unit(units), output, shown)
     rater = load_rater(output, "cpu")
     golden = rater.score(GOLDEN)
-    split = {
-        "group": "examples of one group stay on one side",
-        "folds": len(parts),
-        "split_seed": settings.split_seed,
-        "inner_validation_by": "example" if parts[0].inner_by_example else "group",
-        "sizes": [
-            {name: len(getattr(part, name)) for name in ("train", "validation", "test")}
-            for part in parts
-        ],
-    }
     results = {
         "schema": RATER_RESULTS_SCHEMA,
         "created": now(),
@@ -144,7 +117,7 @@ def cross_validate(
         "note": settings.note,
         "golden": _golden(golden),
         "seeds": list(settings.seeds),
-        "split": split,
+        "split": _split_facts(parts, settings.split_seed),
         "kept": {key: best_unit(units).facts()[key] for key in ("seed", "fold")},
         "trainings": [unit.facts() for unit in units],
         "dimensions": [dimension.facts() for dimension in rater.dimensions],
@@ -165,6 +138,29 @@ def cross_validate(
         write_json(output / "results.json", results)
     run.save(status="complete")
     return results
+
+
+def _say_what_is_used(settings: RaterSettings, examples: int, groups: int) -> None:
+    used = f"{examples:,} examples in {groups:,} groups"
+    print(
+        f"used: {used}{'' if settings.limit is None else f' (limit {settings.limit:,})'}; "
+        f"seeds x folds: {len(settings.seeds)} x {settings.folds}; {settings.architecture} with "
+        f"{settings.loss}",
+        flush=True,
+    )
+
+
+def _split_facts(parts: Sequence[Split], seed: int) -> dict[str, Any]:
+    return {
+        "group": "examples of one group stay on one side",
+        "folds": len(parts),
+        "split_seed": seed,
+        "inner_validation_by": "example" if parts[0].inner_by_example else "group",
+        "sizes": [
+            {name: len(getattr(part, name)) for name in ("train", "validation", "test")}
+            for part in parts
+        ],
+    }
 
 
 def _golden(ratings: Ratings) -> list[dict[str, Any]]:
@@ -206,106 +202,6 @@ def cut_groups(examples: Sequence[Example], limit: int | None, seed: int) -> lis
         return list(examples)
     kept = set(random.Random(seed).sample(groups, limit))
     return [example for example in examples if example.group in kept]
-
-
-def train_units(
-    corpus: LabelledCorpus,
-    test: LabelledCorpus | None,
-    settings: RaterSettings,
-    arguments: Mapping[str, Any],
-    output: Path,
-) -> tuple[list[Unit], list[Split]]:
-    """Train every seed on every fold that is not done yet; the best model on validation is kept.
-
-    Returns the units in order, and the split of each fold.
-    """
-    dimensions = corpus.dimensions
-    examples = list(corpus.examples)
-    if test is None:
-        parts = splits(
-            examples,
-            dimensions,
-            folds=settings.folds,
-            test_share=settings.test_share,
-            validation_share=settings.validation_share,
-            seed=settings.split_seed,
-        )
-    else:
-        held_out = list(test.examples)
-        parts = [
-            with_test(
-                examples,
-                held_out,
-                dimensions,
-                validation_share=settings.validation_share,
-                seed=settings.split_seed,
-            )
-        ]
-        examples += held_out
-    for split in parts:
-        check_separate(examples, split)
-    units = [
-        Unit(seed, fold, output / UNITS / f"seed-{seed}" / f"fold-{fold}")
-        for seed in settings.seeds
-        for fold in range(len(parts))
-    ]
-    _clear(units)  # what a stop behind the end of a unit has left
-    for unit in units:
-        if unit.complete:
-            continue
-        split = parts[unit.fold]
-        logger.info("seed %d, fold %d of %d", unit.seed, unit.fold + 1, len(parts))
-        started = time.monotonic()
-        trained = train_rater(
-            [examples[i] for i in split.train],
-            [examples[i] for i in split.validation],
-            dimensions,
-            settings,
-            arguments,
-            unit.folder,
-            seed=unit.seed,
-            name=output.name,
-            symmetric=corpus.symmetric,
-        )
-        rows = predict(trained.rater, unit, split, examples, dimensions, corpus.symmetric)
-        trained.rater.save(unit.folder / MODEL)
-        facts = {"validation_score": trained.score, **trained.facts}
-        write_jsonl(unit.folder / PREDICTIONS, rows)
-        facts |= {"seed": unit.seed, "fold": unit.fold, "test": len(rows)}
-        facts["seconds"] = round(time.monotonic() - started, 1)
-        write_json(unit.folder / "unit.json", facts)
-        _clear(units)
-    return units, parts
-
-
-def _clear(units: Sequence[Unit]) -> None:
-    """Remove the checkpoints of complete units, and their models but for the best."""
-    done = [unit for unit in units if unit.complete]
-    best = best_unit(done) if done else None
-    for unit in done:
-        for checkpoint in list(unit.folder.rglob("checkpoint-*")):
-            shutil.rmtree(checkpoint)
-        if unit is not best:
-            shutil.rmtree(unit.folder / MODEL, ignore_errors=True)
-
-
-def keep_rater(unit: Unit, output: Path, evidence: Mapping[str, Any]) -> None:
-    """Put the model of a unit into the rater folder itself, bound to its evidence.
-
-    A folder that is not whole yet is no rater: rater_config.json goes first and comes last, that of
-    raters side by side after those of its members.
-    """
-    source = unit.folder / MODEL
-    if not source.is_dir():
-        return  # it was put there before
-    configs = sorted(source.rglob(RATER_CONFIG), key=lambda path: len(path.parts))
-    for config in configs:
-        (output / config.relative_to(source)).unlink(missing_ok=True)
-    shutil.copytree(source, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RATER_CONFIG))
-    for config in reversed(configs):
-        RaterConfig.read(config.parent).write(output / config.parent.relative_to(source))
-    attest(output, evidence)
-    shutil.rmtree(source)
 
 
 def _agreement(path: str | None, dimensions: Collection[str]) -> dict[str, str] | None:

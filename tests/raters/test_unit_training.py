@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from empo.raters.cross_validation import MODEL, _clear, keep_rater
 from empo.raters.folder import JOINED, RATER_CONFIG, RaterConfig, weights_digest
 from empo.raters.held_out import Unit
+from empo.raters.unit_training import MODEL, _clear, keep_rater
 from empo.rating import Dimension
 
 WARMTH = Dimension("warmth", 0, 2, "ordinal", (0.0, 1.0, 2.0))

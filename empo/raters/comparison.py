@@ -9,27 +9,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from empo.corpora.labelled import Example, LabelledCorpus
-from empo.raters.baselines import BASELINES, baseline_predictions, characters
 from empo.raters.evaluation import evaluate_predictions, paired
+from empo.raters.judged_examples import JudgedExamples
 from empo.raters.measures import Severe
-from empo.raters.predictions import Predictions, drawn_units, task
-from empo.raters.splits import label_matrix
+from empo.raters.predictions import Predictions, task
 from empo.rating import Dimension, Rater, checked
 from empo.records import RATER_RESULTS_SCHEMA, UserError, read_json
 from empo.runs import now, versions
 
 SIMILARITY = "similarity"
 """The dimension of an encoder that knows no aspect; it is measured against every label."""
-FOLDS = 5
-
-BASELINE_FIT = (
-    "{folds}-fold cross validation by {unit} within the evaluated file itself, since the raters' "
-    "training parts are not known here; spread over folds is that over these parts."
-)
 
 
 def compare_raters(
@@ -60,13 +52,8 @@ def compare_raters(
             f"dimensions: {', '.join(unknown)} is no label of {corpus.source}; it has: "
             f"{', '.join(labels)}."
         )
-    examples = _drawn(corpus.examples, limit, seed)
-    if not examples:
-        raise UserError(f"{corpus.source}: no example to evaluate on.")
     names = [name for name in labels if name in (dimensions or labels)]
-    inputs = [example.input for example in examples]
-    folds, unit = _folds(examples, seed)
-    baselines: dict[Dimension, dict[str, np.ndarray]] = {}
+    judged = JudgedExamples(corpus, _drawn(corpus.examples, limit, seed), seed)
 
     measured: dict[str, tuple[list[Dimension], Predictions]] = {}
     entries: dict[str, Any] = {}
@@ -76,28 +63,9 @@ def compare_raters(
         for name in (name for name in dimensions or () if name not in columns):
             reason = f"the rater has no dimension {name!r}."
             not_run.append({"rater": rater_name, "dimension": name, "reason": reason})
-        ratings = checked(rater.score(inputs, batch_size=batch_size), len(inputs))
+        ratings = checked(rater.score(judged.inputs, batch_size=batch_size), len(judged.inputs))
         own = [_measured_as(rater.dimensions[c], labels[name]) for name, c in columns.items()]
-        for dimension in own:
-            if dimension not in baselines:
-                baselines[dimension] = _baselines(examples, dimension, corpus.symmetric, folds)
-        predictions = Predictions(
-            gold=label_matrix(examples, own),
-            scores=ratings.scores[:, list(columns.values())],
-            groups=np.array([example.group for example in examples]),
-            lengths=np.array([characters(each, corpus.symmetric) for each in inputs]),
-            folds=folds,
-            probabilities=[
-                ratings.probabilities[c] if rater.dimensions[c] == dimension else None
-                for c, dimension in zip(columns.values(), own, strict=True)
-            ],
-            baselines={
-                name: np.column_stack([baselines[dimension][name] for dimension in own])
-                for name in (BASELINES if folds.any() else ())
-            },
-            truncated=ratings.truncated,
-            response_truncated=ratings.response_truncated,
-        )
+        predictions = judged.predictions(rater, ratings, columns, own)
         measured[rater_name] = (own, predictions)
         entries[rater_name] = {
             "signature": ratings.signature,
@@ -114,22 +82,14 @@ def compare_raters(
                 predictions, own, seed, threshold=threshold, severe=severe
             ),
         }
-    comparisons: list[dict[str, Any]] = []
-    not_compared: list[dict[str, str]] = []
-    for a, b in combinations(measured, 2):
-        found, reasons = compared(measured[a], measured[b], seed, threshold)
-        comparisons += [{"a": a, "b": b} | found] if found else []
-        not_compared += [{"a": a, "b": b} | reason for reason in reasons]
+    comparisons, not_compared = _all_pairs(measured, seed, threshold)
     return {
         "schema": RATER_RESULTS_SCHEMA,
         "created": now(),
         "versions": versions(),
         "seed": seed,
-        "input": corpus.facts() | {"evaluated": len(examples)},
-        "baselines": BASELINES if folds.any() else {},
-        "baseline_fit": BASELINE_FIT.format(folds=folds.max() + 1, unit=unit)
-        if folds.any()
-        else "not fitted: that needs two inputs.",
+        "input": corpus.facts() | {"evaluated": len(judged.examples)},
+        **judged.baseline_facts(),
         "raters": entries,
         "comparisons": comparisons,
         "not_compared": not_compared,
@@ -209,41 +169,19 @@ def _unused(rater: Rater, columns: Mapping[str, int]) -> list[Dimension]:
     return [d for i, d in enumerate(rater.dimensions) if i not in columns.values()]
 
 
-def _folds(examples: Sequence[Example], seed: int) -> tuple[np.ndarray, str]:
-    """The fold of every example and what is kept whole; 0 everywhere with a single input."""
-    from sklearn.model_selection import GroupKFold
-
-    units, drawn = drawn_units(np.array([example.group for example in examples]))
-    folds = np.zeros(len(examples), dtype=int)
-    parts = min(FOLDS, len(set(units.tolist())))
-    if parts > 1:
-        splitter = GroupKFold(parts, shuffle=True, random_state=seed)
-        for fold, (_, held_out) in enumerate(splitter.split(folds, groups=units)):
-            folds[held_out] = fold
-    if drawn == "inputs":
-        return folds, "input (more than half of the inputs are one group)"
-    return folds, "group"
-
-
-def _baselines(
-    examples: Sequence[Example], dimension: Dimension, symmetric: bool, folds: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Cross-validated baselines of one dimension, (n,) each; none with a single group."""
-    inputs = [example.input for example in examples]
-    labels = label_matrix(examples, [dimension])
-    found: dict[str, np.ndarray] = {}
-    for fold in range(folds.max() + 1) if folds.any() else ():
-        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        predicted = baseline_predictions(
-            [inputs[i] for i in train],
-            labels[train],
-            [inputs[i] for i in test],
-            [dimension],
-            symmetric=symmetric,
-        )
-        for name, values in predicted.items():
-            found.setdefault(name, np.full(len(examples), np.nan))[test] = values[:, 0]
-    return found
+def _all_pairs(
+    measured: Mapping[str, tuple[Sequence[Dimension], Predictions]],
+    seed: int,
+    threshold: float | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Every two raters compared, and what was not, with the reason."""
+    comparisons: list[dict[str, Any]] = []
+    not_compared: list[dict[str, str]] = []
+    for a, b in combinations(measured, 2):
+        found, reasons = compared(measured[a], measured[b], seed, threshold)
+        comparisons += [{"a": a, "b": b} | found] if found else []
+        not_compared += [{"a": a, "b": b} | reason for reason in reasons]
+    return comparisons, not_compared
 
 
 def compared(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
@@ -24,6 +25,9 @@ from empo.records import (
     write_jsonl,
 )
 from empo.runs import versions
+
+_ROW_GROUP = 20_000
+"""Pairs of a parquet file that are in memory at once."""
 
 
 class Draws:
@@ -141,7 +145,10 @@ def pair_statistics(
             len(exchange.reply) - len(reply.reply)
             for exchange, reply in zip(exchanges, drawn, strict=True)
         ]
-        seen = [{draws.draw(e, exchange.id).id for e in range(epoch)} for exchange in exchanges]
+        changed = (
+            all(draws.draw(before, exchange.id).id != reply.id for before in range(epoch))
+            for exchange, reply in zip(exchanges, drawn, strict=True)
+        )
         statistics.append(
             {
                 "epoch": epoch,
@@ -155,9 +162,7 @@ def pair_statistics(
                     "median": median(differences),
                     "share_chosen_longer": round(mean(d > 0 for d in differences), 4),
                 },
-                "changed": round(
-                    mean(r.id not in before for r, before in zip(drawn, seen, strict=True)), 4
-                ),
+                "changed": round(mean(changed), 4),
             }
         )
     return statistics
@@ -206,7 +211,7 @@ def write_pairs(
         if file_format == "jsonl":
             write_jsonl(path, rows)
         else:
-            _write_parquet(path, list(rows))
+            _write_parquet(path, rows)
         files.append(file_facts(path))
     statistics = pair_statistics(draws, exchanges, epochs)
     manifest = {
@@ -224,13 +229,17 @@ def write_pairs(
     return statistics
 
 
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
+    group = pyarrow.Table.from_pylist(list(islice(rows, _ROW_GROUP)))
+    with pyarrow.parquet.ParquetWriter(beside, group.schema) as writer:
+        while len(group):
+            writer.write_table(group)
+            group = pyarrow.Table.from_pylist(list(islice(rows, _ROW_GROUP)), group.schema)
     beside.replace(path)
 
 

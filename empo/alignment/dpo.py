@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from transformers import AutoConfig, PreTrainedModel
 from trl import DPOConfig
 
 from empo.alignment.batches import TokenBudgetBatches
+from empo.alignment.rows import TOKENS, Rows
 from empo.alignment.settings import DpoSettings
 from empo.alignment.shared_prefix import refusal
 from empo.alignment.training import length_facts
@@ -32,6 +33,17 @@ _NOT_THE_MODEL = {
     "transformers_version",
 }
 """Keys of a configuration that can change while the model stays the same."""
+
+
+_FEATURES = {
+    "id": Value("string"),
+    "row": Value("int64"),
+    "length": Value("int64"),
+    "prompt_ids": TOKENS,
+    "chosen_ids": TOKENS,
+    "rejected_pool": List(TOKENS),
+    "rejected_ids_pool": List(Value("string")),
+}
 
 
 def dpo_rows(
@@ -59,7 +71,7 @@ def dpo_rows(
             + ", ".join(f"{emotion!r} ({number})" for emotion, number in small.items())
             + f". At most {min(small.values())} can be; give more dialogues, or raise limit."
         )
-    rows: list[dict[str, Any]] = []
+    rows = Rows(_FEATURES)
     lengths: list[int] = []
     shortened, filtered, chosen_tokens = 0, [], 0
     for exchange in exchanges:
@@ -79,7 +91,7 @@ def dpo_rows(
         rows.append(
             {
                 "id": exchange.id,
-                "row": len(rows),
+                "row": len(lengths) - 1,
                 "length": len(prompt) + len(chosen) + max(of_an_epoch),
                 "prompt_ids": prompt,
                 "chosen_ids": chosen,
@@ -88,8 +100,8 @@ def dpo_rows(
             }
         )
     facts = length_facts(lengths, shortened, filtered)
-    facts["mean_chosen_tokens"] = chosen_tokens / len(rows)
-    return Dataset.from_list(rows), facts
+    facts["mean_chosen_tokens"] = chosen_tokens / len(lengths)
+    return rows.dataset(), facts
 
 
 def _drawn(draws: Draws, exchange: Exchange, epochs: int, several: int) -> list[Exchange]:

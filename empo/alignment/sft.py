@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
+from empo.alignment.rows import TOKENS, Rows
 from empo.alignment.run_trainer import RunTrainer
 from empo.alignment.training import length_facts
 from empo.dialogues import Dialogue
@@ -42,8 +43,9 @@ def sft_rows(
     A dialogue longer than `max_length` loses its oldest turns; one whose last exchange alone is
     too long is left out, and named in the facts. Raises UserError where no token carries a loss.
     """
-    rows: list[dict[str, list[int]]] = []
-    shortened, filtered, controls = 0, [], 0
+    rows = Rows({"input_ids": TOKENS, "labels": TOKENS})
+    lengths: list[int] = []
+    shortened, filtered, controls, supervised = 0, [], 0, 0
     for dialogue in dialogues:
         messages = dialogue.messages()
         controls += any(chat.contains_control_text(m["content"]) for m in messages)
@@ -62,13 +64,15 @@ def sft_rows(
             token if inside or loss_on == "all" else IGNORED
             for token, inside in zip(encoded.ids, encoded.mask, strict=True)
         ]
+        lengths.append(len(labels))
+        supervised += sum(label != IGNORED for label in labels)
         rows.append({"input_ids": encoded.ids, "labels": labels})
-    facts = length_facts([len(row["input_ids"]) for row in rows], shortened, filtered)
-    facts["supervised_tokens"] = sum(t != IGNORED for row in rows for t in row["labels"])
+    facts = length_facts(lengths, shortened, filtered)
+    facts["supervised_tokens"] = supervised
     facts["dialogues_with_control_text"] = controls
     if not facts["supervised_tokens"]:
         raise UserError("no token carries a loss: the template marks no listener turn.")
-    return Dataset.from_list(rows), facts
+    return rows.dataset(), facts
 
 
 def check_packing(args: SFTConfig, attention: str | None) -> None:

@@ -65,10 +65,13 @@ class Corpus:
             f"used, {len(self.rejected):,} left out"
             + (f", {self.beyond_limit:,} beyond the limit" if self.beyond_limit else "")
         ]
-        for reason, count in Counter(r.reason for r in self.rejected).most_common():
-            named = [f"{r.id} ({r.detail})" for r in self.rejected if r.reason == reason]
-            more = f", and {count - shown} more" if count > shown else ""
-            lines.append(f"  {count} x {reason}: {', '.join(named[:shown])}{more}")
+        of_reason: dict[str, list[Rejection]] = {}
+        for rejection in self.rejected:
+            of_reason.setdefault(rejection.reason, []).append(rejection)
+        for reason, of in sorted(of_reason.items(), key=lambda item: -len(item[1])):
+            named = ", ".join(f"{r.id} ({r.detail})" for r in of[:shown])
+            more = f", and {len(of) - shown} more" if len(of) > shown else ""
+            lines.append(f"  {len(of)} x {reason}: {named}{more}")
         return "\n".join(lines)
 
 
@@ -94,7 +97,8 @@ def load_corpus(
     table = read_rows(source, split, schema)
     dialogues: list[Dialogue] = []
     rejected: list[Rejection] = []
-    for dialogue_id, rows in table.dialogues.items():
+    for dialogue_id in list(table.dialogues):
+        rows = table.dialogues.pop(dialogue_id)  # the corpus is never there twice
         detail = table.where(rows)
         if dialogue_id in table.broken:
             rejected.append(Rejection(dialogue_id, table.broken[dialogue_id], detail))

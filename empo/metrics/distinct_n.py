@@ -6,8 +6,7 @@ gets, so that it cannot compare systems that write more or less; the rarefied va
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -34,15 +33,11 @@ def distinct_n(responses: Sequence[Response]) -> MetricResult:
     rarefied: dict[str, float | None] = {}
     totals: dict[str, int] = {}
     reasons: dict[str, str] = {}
-    for n in ORDERS:
-        ngrams = Counter(
-            gram for text in texts for gram in zip(*(text[i:] for i in range(n)), strict=False)
-        )
-        total = totals[f"ngrams_{n}"] = ngrams.total()
-        distinct[f"distinct_{n}"] = len(ngrams) / total if total else None
+    for n, counts in zip(ORDERS, ngram_counts(texts), strict=True):
+        total = totals[f"ngrams_{n}"] = int(counts.sum())
+        distinct[f"distinct_{n}"] = len(counts) / total if total else None
         rarefied[f"rarefied_{n}"] = None
         if total >= DRAWN:
-            counts = np.fromiter(ngrams.values(), dtype=np.int64)
             rarefied[f"rarefied_{n}"] = expected_distinct(counts, DRAWN) / DRAWN
         else:
             reasons[f"rarefied_{n}"] = f"needs {DRAWN:,} n-grams, there are {total:,}"
@@ -58,6 +53,25 @@ def distinct_n(responses: Sequence[Response]) -> MetricResult:
             f"{word.SIGNATURE}"
         ),
     )
+
+
+def ngram_counts(texts: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
+    """How often each different n-gram occurs, shape (types,), for the n of `ORDERS` (1, 2, ...).
+
+    No n-gram goes across two texts.
+    """
+    numbers: dict[str, int] = {}
+    tokens = np.fromiter(
+        (numbers.setdefault(token, len(numbers)) for text in texts for token in text), np.int64
+    )
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    left = np.repeat(lengths.cumsum(), lengths) - np.arange(len(tokens))  # to the text's end
+    grams = np.zeros_like(tokens)  # of the n-gram that begins at a place the rank among its kind
+    for n in ORDERS:
+        places = np.flatnonzero(left >= n)
+        longer = grams[places] * len(numbers) + tokens[places + n - 1]
+        _, grams[places], counts = np.unique(longer, return_inverse=True, return_counts=True)
+        yield counts
 
 
 def expected_distinct(counts: np.ndarray, drawn: int) -> float:

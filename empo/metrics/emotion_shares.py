@@ -8,7 +8,7 @@ that no file of the user is needed.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,15 @@ def emotion_shares(responses: Sequence[Response], seed: int = 0) -> MetricResult
     Raises UserError where the package with the lexicon is not installed.
     """
     texts = {
-        "response": [_lower_tokens(response.response) for response in responses],
-        "prompt": [_lower_tokens(response.prompt) for response in responses],
+        "response": [response.response for response in responses],
+        "prompt": [response.prompt for response in responses],
     }
-    of_word = associations({token for rows in texts.values() for row in rows for token in row})
-    counts = {side: _counts(rows, of_word, EMOTIONS) for side, rows in texts.items()}
+    of_word = associations(
+        {token for of_side in texts.values() for text in of_side for token in _lower_tokens(text)}
+    )
+    counts = {side: _counts(of_side, of_word, EMOTIONS) for side, of_side in texts.items()}
     polarity = {
-        f"{side}_polarity": _counts(rows, of_word, POLARITIES) for side, rows in texts.items()
+        f"{side}_polarity": _counts(of_side, of_word, POLARITIES) for side, of_side in texts.items()
     }
     overlaps = _overlap(counts["prompt"], counts["response"])
     values: dict[str, Any] = describe(overlaps, characters(responses), seed)
@@ -90,18 +92,18 @@ def associations(words: Iterable[str]) -> dict[str, list[str]]:
     return lexicon.affect_dict
 
 
-def _lower_tokens(text: str) -> list[str]:
-    return [token.lower() for token in word.word_tokens(text)]
+def _lower_tokens(text: str) -> Iterator[str]:
+    return (token.lower() for token in word.word_tokens(text))
 
 
 def _counts(
-    texts: Sequence[Sequence[str]], of_word: dict[str, list[str]], names: Sequence[str]
+    texts: Sequence[str], of_word: dict[str, list[str]], names: Sequence[str]
 ) -> np.ndarray:
     """How often each text's tokens are associated with each name, shape (n, names)."""
     column = {name: i for i, name in enumerate(names)}
     counts = np.zeros((len(texts), len(names)))
-    for row, tokens in zip(counts, texts, strict=True):
-        for token in tokens:
+    for row, text in zip(counts, texts, strict=True):
+        for token in _lower_tokens(text):
             for name in of_word.get(token, ()):
                 if name in column:
                     row[column[name]] += 1

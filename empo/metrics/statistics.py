@@ -19,6 +19,9 @@ from empo.records import finite
 
 RESAMPLES = 9_999
 CONFIDENCE = 0.95
+AT_ONCE = 2_000_000
+"""Numbers that resampling holds at once, 16 MB: few enough for a processor's cache. What is drawn
+does not depend on it."""
 
 
 def describe(values: np.ndarray, lengths: np.ndarray, seed: int) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def bootstrap_interval(values: np.ndarray, seed: int, resamples: int = RESAMPLES
         n_resamples=resamples,
         confidence_level=CONFIDENCE,
         method="percentile",
-        batch=500,  # 500 x n floats at a time
+        batch=max(1, AT_ONCE // len(values)),
         rng=seed,
     ).confidence_interval
     return [float(interval.low), float(interval.high)]
@@ -87,11 +90,12 @@ def sign_flip_p(differences: np.ndarray, seed: int, resamples: int = RESAMPLES) 
     if 2**n <= resamples:
         return extreme(np.arange(2**n)[:, None] >> np.arange(n) & 1) / 2**n
     rng = np.random.default_rng(seed)
-    bits = rng.integers(0, 256, (resamples, n // 8 + 1), dtype=np.uint8)
-    count = sum(  # 500 flips x n floats at a time
-        extreme(np.unpackbits(rows, axis=1, count=n).astype(float))
-        for rows in np.array_split(bits, resamples // 500 + 1)
-    )
+    count, left = 0, resamples
+    while left:
+        rows = min(left, max(4, AT_ONCE // n // 4 * 4))  # numpy draws four bytes at a time
+        bits = rng.integers(0, 256, (rows, n // 8 + 1), dtype=np.uint8)
+        count += extreme(np.unpackbits(bits, axis=1, count=n).astype(float))
+        left -= rows
     return (count + 1) / (resamples + 1)
 
 

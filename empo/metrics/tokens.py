@@ -8,6 +8,7 @@ are kept.
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 
 from nltk.tokenize.destructive import NLTKWordTokenizer
@@ -26,4 +27,6 @@ def sentences(text: str) -> list[str]:
 @lru_cache(maxsize=200_000)  # every metric asks for the same few thousand texts
 def word_tokens(text: str) -> tuple[str, ...]:
     """The word tokens of a text, () for a blank one."""
-    return tuple(token for sentence in sentences(text) for token in _TOKENIZER.tokenize(sentence))
+    return tuple(  # interned: kept tokens take 8 bytes instead of 60
+        sys.intern(token) for sentence in sentences(text) for token in _TOKENIZER.tokenize(sentence)
+    )

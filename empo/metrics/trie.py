@@ -20,6 +20,9 @@ from empo.records import Response
 
 KEPT = 5_000_000
 """Occurrences of repeated n-grams that may be kept at once: half a gigabyte where all are."""
+KEPT_PER_TOKEN = 32
+"""The same for each token of a large set, in which most replies repeat to their end. There are more
+only where single replies repeat for hundreds of tokens."""
 
 
 def trie(responses: Sequence[Response]) -> MetricResult:
@@ -90,7 +93,8 @@ def _fold_long(sequences: list[list[int]], symbols: int) -> tuple[dict[int, list
     expansions: dict[int, list[int]] = {}
     while True:
         repeats = Repeats(sequences)
-        if repeats.occurrences <= KEPT or (found := repeats.heaviest()) is None:
+        kept = max(KEPT, KEPT_PER_TOKEN * len(repeats.joined))
+        if repeats.occurrences <= kept or (found := repeats.heaviest()) is None:
             return expansions, repeats
         start, n = found
         ngram = repeats.joined[start : start + n].tolist()

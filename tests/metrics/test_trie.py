@@ -153,6 +153,7 @@ def test_fold_is_the_naive_one(sequences):
 def test_fold_through_the_suffix_array_is_the_naive_one(sequences):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "KEPT", -1)  # every fold is found in the suffix array
+        patch.setattr(module, "KEPT_PER_TOKEN", -1)
         assert as_naive(sequences) == naive_fold(sequences)
 
 

@@ -12,11 +12,11 @@ smallest to the largest corpus. Nothing is downloaded.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,16 @@ MAX_LENGTH = 512
 TOKENIZER_TURNS = 10_000
 VOCABULARY = 8_000
 EPOCHS = 3
+
+# Linux counts the memory of the process that starts another as the other's: so a small one starts it
+_WATCH = """\
+import resource, subprocess, sys, time
+begin = time.perf_counter()
+code = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu = used.ru_utime + used.ru_stime
+print(f"\\n[{code}, {time.perf_counter() - begin}, {cpu}, {used.ru_maxrss}]")
+"""
 
 
 @dataclass
@@ -141,26 +151,23 @@ def run_stage(stage: str, folder: Path, dialogues: int, settings: Settings) -> d
         command = [*command, "--dialogues", dialogues, "--seed", settings.seed]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     print(f"{dialogues:,} dialogues: {stage} ...", file=sys.stderr, flush=True)
-    with (folder / f"{stage}.log").open("wb+") as log:
-        begin = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - begin
-        if process.returncode:
-            log.seek(0)
-            said = log.read().decode(errors="replace").strip()[-2_000:]
-            raise UserError(f"{stage}: ended with {process.returncode}:\n{said}")
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCH, sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    *said, figures = done.stdout.splitlines()
+    code, seconds, cpu_seconds, peak = json.loads(figures)
+    if code:
+        said += done.stderr.splitlines()
+        raise UserError(f"{stage}: ended with {code}:\n" + "\n".join(said)[-2_000:].strip())
     return {
         "seconds": round(seconds, 2),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "peak_mb": round(used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3), 1),
+        "cpu_seconds": round(cpu_seconds, 2),
+        "peak_mb": round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1),
     }
 
 

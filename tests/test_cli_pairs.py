@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from empo import cli
+from empo import cli, preferences
 from empo.emotions import OPPOSITES
 from empo.metrics.nidf import load_table
 from empo.records import PAIRS_SCHEMA, Pair, read_jsonl, sha256
@@ -115,6 +115,18 @@ def test_a_run_with_fewer_epochs_leaves_no_file_of_the_run_before(
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     listed = {entry["file"] for entry in manifest["files"]} | {"manifest.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == listed
+
+
+def test_parquet_in_several_row_groups_holds_the_same_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preferences, "_ROW_GROUP", 100)
+    for name in ("parquet", "jsonl"):
+        words = ["--dialogues", SAMPLE, "--split", "valid", "--epochs", "1", "--format", name]
+        assert call(monkeypatch, "pairs", *words, "--output", str(tmp_path / name)) == 0
+    file = pyarrow.parquet.ParquetFile(tmp_path / "parquet" / "epoch-0.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(3)] == [100, 100, 56]
+    assert file.read().to_pylist() == rows(tmp_path / "jsonl" / "epoch-0.jsonl")
 
 
 def test_parquet_holds_the_same_pairs(

@@ -1,5 +1,6 @@
 import json
 import random
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from empo.metrics.distinct_n import DRAWN, distinct_n, expected_distinct
+from empo.metrics.distinct_n import DRAWN, ORDERS, distinct_n, expected_distinct, ngram_counts
 from empo.records import Response
 
 
@@ -21,6 +22,13 @@ def test_values_computed_by_hand(responses):
     assert [result.values[f"ngrams_{n}"] for n in (1, 2, 3)] == [5, 3, 1]
     assert result.per_response == {}
     assert set(result.of_the_set) <= result.values.keys()
+
+
+@given(st.lists(st.lists(st.sampled_from("abcd"), max_size=6), max_size=6))
+def test_ngrams_are_counted_within_each_text(texts):
+    for n, counts in zip(ORDERS, ngram_counts(texts), strict=True):
+        grams = Counter(tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1))
+        assert sorted(counts.tolist()) == sorted(grams.values())
 
 
 def test_case_is_kept_and_punctuation_counts(responses):

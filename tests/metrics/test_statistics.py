@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.stats
 
+from empo.metrics import statistics
 from empo.metrics.statistics import (
     RESAMPLES,
     bootstrap_interval,
@@ -56,6 +59,28 @@ def test_p_is_bounded_by_the_number_of_flips_and_seeded():
     differences = np.random.default_rng(1).normal(0.1, 1, 50)
     assert sign_flip_p(differences, seed=1) == sign_flip_p(differences, seed=1)
     assert sign_flip_p(differences, seed=1) != sign_flip_p(differences, seed=2)
+
+
+@pytest.mark.parametrize("n", [15, 100, 777])
+def test_what_is_held_at_once_moves_no_bit(n, monkeypatch):
+    values = np.random.default_rng(n).normal(0.1, 1, n)
+    found = []
+    for at_once in (1, 20 * n, 10**9):  # the last one: all in a single draw
+        monkeypatch.setattr(statistics, "AT_ONCE", at_once)
+        found.append((bootstrap_interval(values, seed=3), sign_flip_p(values, seed=3)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_resampling_holds_little_at_once():
+    values = np.random.default_rng(0).normal(0, 1, 200_000)
+    tracemalloc.start()
+    try:
+        bootstrap_interval(values, seed=0, resamples=99)
+        sign_flip_p(values, seed=0, resamples=99)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 80e6  # all 99 at once: 158 MB for the flips, twice that for the bootstrap
 
 
 def test_name_says_what_was_done():

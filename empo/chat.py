@@ -19,6 +19,9 @@ class ChatSettings:
     max_new_tokens: int = option(60, help="longest reply")
     temperature: float = option(0.0, help="0 is greedy")
     seed: int = option(42, help="seed for sampling")
+    trust_remote_code: bool = option(
+        False, help="run the code that comes with these models, if they bring any"
+    )
 
     def problems(self) -> list[str]:
         """What cannot work."""
@@ -43,7 +46,7 @@ def chat_command(argv: Sequence[str]) -> int:
     decoding = Decoding(settings.max_new_tokens, settings.temperature, seed=settings.seed)
     systems = {}
     for name in settings.model:
-        source = models.resolve(name)
+        source = models.resolve(name, trust_remote_code=settings.trust_remote_code)
         tokenizer = models.load_tokenizer(source)
         message = source.run.get("system_message", SYSTEM_MESSAGE)
         form = ChatFormat(tokenizer, system_message=message, training=False)

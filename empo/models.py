@@ -11,8 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from empo import hub
+from empo.adapters import (
+    ADAPTER_CONFIG,
+    adapter_config,
+    check_complete,
+    check_fits,
+    check_targets,
+    check_tensors,
+)
 from empo.records import RUN_SCHEMA, UserError, read_json, sha256, write_json
+from empo.redaction import redacted
 from empo.runs import read_run, versions
+from empo.templates import check_template
+from empo.untrusted import CONFIGS, CONVERT, configs_of, refuse_code, require_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +32,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+TRUST = (
+    "Read the code, and if you trust it, set `trust_remote_code: true`: only the command itself can, "
+    "and only for the model that it names. Where transformers has a class of its own for such a "
+    "model, take the field out of a local copy."
+)
+"""What to do about a model that comes with code."""
 
 MERGED = "merged"
 """Sub-folder of an adapter run in which its merged model lies."""
@@ -33,51 +52,71 @@ class ModelSource:
     adapters: tuple[str, ...] = ()
     revision: str | None = None
     run: dict[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    """Whether the user asked for the code that comes with the base; no file can ask for it."""
 
     def facts(self) -> dict[str, Any]:
         """What identifies the weights: for manifests."""
+        trusted = {"trust_remote_code": True} if self.trust_remote_code else {}
         return {
-            "base": {"name": self.base, **weights_identity(self.base, self.revision)},
+            "base": {"name": self.base, **weights_identity(self.base, self.revision), **trusted},
             "adapters": [{"name": name, **weights_identity(name)} for name in self.adapters],
         }
 
 
 def resolve(
-    model: str, adapter: str | None = None, revision: str | None = None, merged: bool = True
+    model: str,
+    adapter: str | None = None,
+    revision: str | None = None,
+    merged: bool = True,
+    trust_remote_code: bool = False,
 ) -> ModelSource:
     """Find base and adapter chain of a hub id, a model folder, an adapter folder or a run folder.
 
     A run's merged weights stand for its adapter where they exist and `merged` is true. `adapter`
-    overrides the chain. Raises UserError where a folder holds no model, an unfinished run, or an
-    adapter trained on another base.
+    overrides the chain. `trust_remote_code` lets the base bring code of its own. Raises UserError
+    where a folder holds no model, an unfinished run, or an adapter trained on another base.
     """
-    folder = Path(model)
+    folder, trusted = Path(model), {"trust_remote_code": trust_remote_code}
     if adapter is not None:
-        base = resolve(model, revision=revision)
+        base = resolve(model, revision=revision, **trusted)
         run = read_run(adapter)
-        if not (Path(adapter) / "adapter_config.json").is_file():
+        if not (Path(adapter) / ADAPTER_CONFIG).is_file():
             raise UserError(f"{adapter}: the folder holds no adapter (adapter_config.json).")
         _check_base(Path(adapter), base.base)
-        return ModelSource(base.base, (adapter,), revision, run or base.run)
+        return ModelSource(base.base, (adapter,), revision, run or base.run, **trusted)
     if not folder.is_dir():
         local = model.startswith((".", "/", "~")) or model.count("/") != 1
         if local or folder.exists() or folder.parent.is_dir():
-            raise UserError(f"{model}: no such model folder, and not a hub id (owner/name).")
-        return ModelSource(model, revision=revision)
+            raise UserError(
+                f"{redacted(model)}: no such model folder, and not a hub id (owner/name)."
+            )
+        return ModelSource(model, revision=revision, **trusted)
     run = read_run(folder) or {}
     if (folder / MERGED / "run.json").is_file() and merged:
-        return ModelSource(str(folder / MERGED), run=run)
-    if (folder / "adapter_config.json").is_file():
-        config = read_json(folder / "adapter_config.json")
-        base = str(config["base_model_name_or_path"])
-        beside = run.get("base_model", {}).get("relative")
-        if beside and (folder / beside).is_dir():
-            base = os.path.relpath(folder / beside)
+        return ModelSource(str(folder / MERGED), run=run, **trusted)
+    if (folder / ADAPTER_CONFIG).is_file():
+        config = adapter_config(folder)
+        base = _base_beside(folder, run) or config["base_model_name_or_path"]
         _check_base(folder, base)
+        # a base that a file names is not one that the user trusts
         return ModelSource(base, (str(folder),), config.get("revision"), run)
     if (folder / "config.json").is_file():
-        return ModelSource(model, run=run)
+        return ModelSource(model, run=run, **trusted)
     raise UserError(f"{model}: the folder holds neither config.json nor adapter_config.json.")
+
+
+def _base_beside(folder: Path, run: dict[str, Any]) -> str | None:
+    """The base of a run where its manifest finds it from the run folder."""
+    beside = run.get("base_model", {}).get("relative")
+    if beside is None:
+        return None
+    if not isinstance(beside, str) or Path(beside).is_absolute():
+        raise UserError(
+            f"{folder / 'run.json'}, field 'base_model.relative': a path from this folder is "
+            f"expected, not {beside!r}."
+        )
+    return os.path.relpath(folder / beside) if (folder / beside).is_dir() else None
 
 
 def weights_identity(model: str, revision: str | None = None) -> dict[str, Any]:
@@ -113,6 +152,10 @@ def _check_base(adapter: Path, base: str) -> None:
     ]
     if name and all(on_hub) and name != base:
         raise UserError(f"{adapter}: this adapter was trained on {name}, not on {base}.")
+    if (Path(base) / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"{adapter}: its base {base} is an adapter itself. Merge that first (`empo merge`)."
+        )
     if found and recorded.get("sha256") and recorded["sha256"] != found:
         raise UserError(
             f"{adapter}: this adapter was trained on {recorded['name']} "
@@ -133,10 +176,17 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     for adapter in source.adapters:
         if (Path(adapter) / "tokenizer_config.json").is_file():
             holder = adapter
+    check_code(holder, source.revision, source.trust_remote_code and holder == source.base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(holder, revision=source.revision)
-    except (OSError, ValueError) as error:
-        raise _cannot_load("tokenizer", holder, error) from None
+        tokenizer = AutoTokenizer.from_pretrained(
+            holder,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code and holder == source.base,
+        )
+    except Exception as error:  # the Rust library raises the bare class
+        raise cannot_load("tokenizer", holder, error) from None
+    for template in _templates(tokenizer):
+        check_template(template, holder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -159,14 +209,25 @@ def load_model(
 ) -> PreTrainedModel:
     """The base with its adapters applied; with `trainable`, the last adapter can be trained on.
 
-    Adapters below the last are merged into the weights in memory.
-    Safetensors only, no remote code.
-    Raises UserError where weights cannot be loaded or an adapter does not fit its base.
+    Adapters below the last are merged into the weights in memory. Safetensors only; no code that
+    comes with the model, but for a base of which the source says so. Raises UserError where weights
+    cannot be loaded or are not whole, or an adapter does not fit its base.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "revision": source.revision}
+    check_code(source.base, source.revision, source.trust_remote_code)
+    if Path(source.base).is_dir():
+        require_safetensors(source.base)
+    for adapter in source.adapters:
+        check_tensors(adapter)
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "revision": source.revision,
+        "trust_remote_code": source.trust_remote_code,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
     if attention:
         options["attn_implementation"] = attention
     if load_in_4bit:
@@ -177,9 +238,15 @@ def load_model(
             bnb_4bit_compute_dtype=getattr(torch, dtype),
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.base, use_safetensors=True, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise _cannot_load("model", source.base, error) from None
+        model, report = AutoModelForCausalLM.from_pretrained(source.base, **options)
+    except Exception as error:  # a configuration from elsewhere fails in its own way in every model
+        raise cannot_load("model", source.base, error) from None
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{source.base}: the weights lack {len(missing)} tensors of the model that config.json "
+            f"describes, such as {missing[0]}; they would be random. Copy the model again, or give "
+            "one that was made to write text."
+        )
     for number, adapter in enumerate(source.adapters, start=1):
         last = number == len(source.adapters)
         model = _with_adapter(model, adapter, source.base, trainable and last)
@@ -196,21 +263,71 @@ def load_model(
 def _with_adapter(model: PreTrainedModel, adapter: str, base: str, trainable: bool) -> Any:
     from peft import PeftModel
 
-    if not (Path(adapter) / "adapter_model.safetensors").is_file() and Path(adapter).is_dir():
-        raise UserError(f"{adapter}: no adapter_model.safetensors; pickled adapters are not read.")
+    check_fits(adapter, model, base)
     try:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (RuntimeError, ValueError, OSError) as error:
-        first = " ".join(str(error).split())[:300]
-        raise UserError(f"{adapter}: the adapter does not fit the base {base}: {first}") from None
+        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except (RuntimeError, ValueError, OSError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{adapter}: the adapter does not fit the base {base}: {_reason(error)[:300]}"
+        ) from None
+    check_complete(adapter, adapted)
+    return adapted
 
 
-def _cannot_load(what: str, name: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:400]
-    return UserError(
-        f"{name}: the {what} cannot be loaded: {reason} "
-        "(A hub id needs the network or a filled cache; a folder needs safetensors weights.)"
+def check_code(
+    name: str, revision: str | None = None, trusted: bool = False, remedy: str = TRUST
+) -> None:
+    """Raise UserError where a model folder or hub id names code that would be run, unless `trusted`.
+
+    Also where a configuration is no JSON, and where a hub model is neither in the cache nor to be
+    had. `remedy` is a sentence.
+    """
+    if not trusted:
+        folder = Path(name).is_dir()
+        refuse_code(name, configs_of(name) if folder else _hub_configs(name, revision), remedy)
+
+
+def _hub_configs(name: str, revision: str | None) -> list[Path]:
+    """Configurations of a hub model, fetched where they can be."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    hub.offline()
+    found = []
+    for config in CONFIGS:
+        try:
+            found.append(Path(hf_hub_download(name, config, revision=revision)))
+        except EntryNotFoundError:  # the model has none, or it is not in the cache
+            continue
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise cannot_load("model", name, error) from None
+    if not found and hub.offline():
+        raise hub.not_in_cache("model", name)
+    return found
+
+
+def _templates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    template = tokenizer.chat_template
+    return list(template.values()) if isinstance(template, dict) else [template] * bool(template)
+
+
+def cannot_load(what: str, name: str, error: Exception) -> UserError:
+    """The error for a part of a model (`what`) that its library refuses, on one line."""
+    if not Path(name).is_dir() and hub.offline() and isinstance(error, OSError):
+        return hub.not_in_cache(what, name)
+    remedy = (
+        "Copy or download the folder again; weights must be safetensors."
+        if Path(name).is_dir()
+        else f"Check name and revision, and that you may see it. Weights must be safetensors. {CONVERT}"
     )
+    return UserError(f"{name}: the {what} cannot be loaded: {_reason(error)} {remedy}")
+
+
+def _reason(error: Exception) -> str:
+    """An error of a library on one line; one of a key or type says little without its kind."""
+    said = redacted(" ".join(str(error).split()))[:400].rstrip(".")
+    plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+    return f"{said}." if plain else f"{type(error).__name__}: {said}."
 
 
 @contextmanager
@@ -252,7 +369,7 @@ def merge(source: ModelSource, folder: str | Path, dtype: str = "float32") -> No
 
 
 def lora_config(r: int, alpha: int, dropout: float, targets: Iterable[str]) -> LoraConfig:
-    """LoRA on the named linear layers; embeddings and head stay frozen."""
+    """LoRA on the named linear layers; embeddings and head stay frozen. See `require_targets`."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -263,6 +380,11 @@ def lora_config(r: int, alpha: int, dropout: float, targets: Iterable[str]) -> L
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def require_targets(model: PreTrainedModel, targets: Iterable[str]) -> None:
+    """Raise UserError where a model has not all the layers that `lora_targets` names."""
+    check_targets(model, targets, "lora_targets")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:

@@ -23,6 +23,11 @@ FLOORS = {
         "cards",
         "dialogues",
         "emotions",
+        "hub",
+        "untrusted",
+        "templates",
+        "adapters",
+        "redaction",
     },
     2: {"preferences", "prompts", "corpora", "models", "checkpoints"},
     3: {"alignment", "generation", "harness", "metrics", "raters"},
@@ -43,7 +48,7 @@ FLOORS = {
     },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-OPEN_ON_FLOOR_1 = {"records", "dialogues"}
+OPEN_ON_FLOOR_1 = {"records", "dialogues", "untrusted", "redaction"}
 
 EXCEPTIONS: set[str] = set()
 

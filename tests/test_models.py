@@ -16,6 +16,7 @@ from empo.alignment.settings import TARGETS
 from empo.alignment.training import base_facts
 from empo.models import ModelSource, load_model, lora_config, merge, resolve, weights_identity
 from empo.records import UserError, read_json, write_json
+from empo.untrusted import CONVERT
 
 IDS = torch.tensor([[1, 7, 20, 33, 5, 90, 2]])
 
@@ -195,8 +196,12 @@ def test_an_adapter_of_another_shape_is_refused_when_it_is_put_on(
     os.remove(runs / "sft" / "run.json")  # an adapter from elsewhere records no weights
     with pytest.raises(UserError) as error:
         load_model(resolve(str(wide), adapter=str(runs / "sft")))
-    told = f"{runs / 'sft'}: the adapter does not fit the base {wide}: "
-    assert str(error.value).startswith(told) and "size mismatch" in str(error.value)
+    assert str(error.value) == (
+        f"{runs / 'sft' / 'adapter_model.safetensors'}: base_model.model.model.layers.0.mlp.down_proj"
+        f".lora_A.weight has the shape [4, 48], but the layer of {wide} has 96 inputs and 32 outputs. "
+        "The adapter was made for a model of another size; give the base it was trained on "
+        f"({read_json(runs / 'sft' / 'adapter_config.json')['base_model_name_or_path']})."
+    )
 
 
 def test_a_pickled_adapter_is_refused(runs: Path) -> None:
@@ -208,7 +213,8 @@ def test_a_pickled_adapter_is_refused(runs: Path) -> None:
     with pytest.raises(UserError) as error:
         load_model(resolve(str(runs / "sft")))
     assert str(error.value) == (
-        f"{runs / 'sft'}: no adapter_model.safetensors; pickled adapters are not read."
+        f"{runs / 'sft' / 'adapter_model.bin'}: these weights are pickled, and a pickle can run any "
+        f"code, so it is not opened. {CONVERT}"
     )
 
 
@@ -218,7 +224,7 @@ def test_a_pickled_base_is_refused(runs: Path) -> None:
     weights = runs / "other" / "model.safetensors"
     torch.save(load_file(weights), runs / "other" / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(UserError, match=r"other: the model cannot be loaded: (.|\n)*safetensors"):
+    with pytest.raises(UserError, match=r"other/pytorch_model\.bin: these weights are pickled"):
         load_model(resolve(str(runs / "other")))
 
 

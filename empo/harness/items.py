@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from empo.records import finite
+from empo.untrusted import file_name
 
 ANSWER_CHARACTERS = 1_000
 """Longer answers and targets are cut in the file; they were scored whole."""
 
 
 def items_file(output: str | Path, task: str) -> Path:
-    """Where the items of a task lie."""
-    return Path(output) / "items" / f"{task}.jsonl"
+    """Where the items of a task lie; its name comes from a task file, so it may be any text."""
+    return Path(output) / "items" / f"{file_name(task)}.jsonl"
 
 
 def metric_name(metric: str, answer_filter: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from empo.models import ModelSource, load_model, load_tokenizer
+from empo.adapters import check_tensors
+from empo.models import ModelSource, cannot_load, load_model, load_tokenizer
 from empo.records import UserError
+from empo.untrusted import require_safetensors
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -46,8 +49,13 @@ def language_model(
             f"{source.adapters[0]}: its base has {rows:,} embeddings for {len(tokenizer):,} tokens, "
             f"and under several processes lm-eval would cut them off. {remedy}"
         )
+    for adapter in source.adapters:
+        check_tensors(adapter)
+    if Path(source.base).is_dir():
+        require_safetensors(source.base)
     return HFLM(
         pretrained=source.base,
+        trust_remote_code=source.trust_remote_code,
         revision=source.revision or "main",
         peft=source.adapters[0] if source.adapters else None,
         dtype=dtype,
@@ -60,4 +68,10 @@ def language_model(
 def _embedding_rows(source: ModelSource) -> int:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(source.base, revision=source.revision).vocab_size
+    try:
+        config = AutoConfig.from_pretrained(
+            source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise cannot_load("configuration", source.base, error) from None
+    return config.vocab_size

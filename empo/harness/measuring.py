@@ -15,6 +15,7 @@ from empo.harness.tasks import Loaded, shots_of
 from empo.models import ModelSource
 from empo.records import UserError, finite, read_json, write_json, write_jsonl
 from empo.runs import now, versions
+from empo.untrusted import file_name
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -49,7 +50,7 @@ def measure(
     kept = output / PARTIAL
     started = kept / "identity.json"
     writes = os.environ.get("RANK", "0") == "0"
-    files = {leaf: kept / "tasks" / f"{leaf}.json" for leaf in loaded.tasks}
+    files = {leaf: kept / "tasks" / f"{file_name(leaf)}.json" for leaf in loaded.tasks}
     done = {leaf: read_json(file) for leaf, file in files.items() if file.is_file()}
     known = {**identity, "lm_eval": versions().get("lm_eval")}
     if started.is_file():

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from empo.models import weights_identity
-from empo.raters.folder import weights_digest
+from empo import hub
+from empo.models import check_code, weights_identity
+from empo.raters.folder import NO_CODE, check_files, weights_digest
 from empo.records import UserError
+from empo.redaction import redacted
+from empo.untrusted import shapes
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -85,6 +88,7 @@ def encoder_identity(path: str) -> str:
     if weights_identity(path)["commit"] is None:
         from transformers import AutoConfig
 
+        check_code(path, remedy=NO_CODE)
         try:
             AutoConfig.from_pretrained(path, trust_remote_code=False)
         except UNLOADABLE as error:
@@ -103,15 +107,25 @@ def load_encoder(path: str) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
+    _check(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-        encoder = auto.from_pretrained(
-            path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        encoder, report = auto.from_pretrained(
+            path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except UNLOADABLE as error:
         raise cannot_load(path, error) from None
+    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
+        raise UserError(
+            f"{path}: the weights lack {len(missing)} tensors of the encoder that config.json "
+            f"describes, such as {missing[0]}; they would be random. Copy the folder again."
+        )
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     require_offsets(tokenizer, path)
@@ -130,12 +144,7 @@ def load_embedder(
     import torch
     from sentence_transformers import SentenceTransformer
 
-    for pickled in Path(path).glob("*/pytorch_model.bin"):
-        if not (pickled.parent / "model.safetensors").is_file():
-            raise UserError(
-                f"{pickled}: these weights are pickled, and a pickle can run any code, so it is not "
-                "opened. Save them as safetensors."
-            )
+    _check(path)
     try:
         model = SentenceTransformer(
             path,
@@ -166,6 +175,7 @@ def load_cross_encoder(
     from sentence_transformers import CrossEncoder
     from sentence_transformers.base.modules import Transformer
 
+    _check(path)
     weights = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False}
     try:
         if outputs is None:
@@ -190,12 +200,9 @@ def require_head(model: CrossEncoder, folder: str | Path) -> None:
 
     transformers fills a head that is missing from the file with random numbers and only logs it.
     """
-    from safetensors import safe_open
-
     saved: dict[str, list[int]] = {}
     for file in Path(folder).glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            saved |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+        saved |= shapes(file)
     encoder = model.model.base_model_prefix + "."
     for name, tensor in model.model.state_dict().items():
         if not name.startswith(encoder) and saved.get(name) != list(tensor.shape):
@@ -232,6 +239,8 @@ def positions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> i
 
 def cannot_load(name: str, error: Exception) -> UserError:
     """The error for an encoder that transformers refuses, with its reason on one line."""
+    if not Path(name).is_dir() and isinstance(error, OSError) and hub.offline():
+        return hub.not_in_cache("encoder", name)
     return UserError(
         f"{name}: the encoder cannot be loaded: {reason(error)} "
         "(A hub id needs the network or a filled cache; a folder needs safetensors weights. Code "
@@ -241,9 +250,17 @@ def cannot_load(name: str, error: Exception) -> UserError:
 
 def reason(error: Exception) -> str:
     """An error of a library on one line; a missing key or attribute says little without its kind."""
-    said = " ".join(str(error).split())[:400]
+    said = redacted(" ".join(str(error).split()))[:400]
     named = isinstance(error, KeyError | AttributeError | TypeError)
     return f"{type(error).__name__}: {said}" if named else said
+
+
+def _check(path: str) -> None:
+    """Refuse code, pickles and damaged files of a folder, and code of a hub model."""
+    if Path(path).is_dir():
+        check_files(path)
+    else:
+        check_code(path, remedy=NO_CODE)
 
 
 def _prepare(model: SentenceTransformer | CrossEncoder, path: str, max_length: int | None) -> None:

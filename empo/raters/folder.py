@@ -13,6 +13,15 @@ from typing import Any
 
 from empo.rating import Dimension
 from empo.records import UserError, read_json, sha256, write_json
+from empo.untrusted import (
+    CONVERT,
+    PICKLES,
+    configs_of,
+    is_folder_name,
+    model_folders,
+    refuse_code,
+    shapes,
+)
 
 RATER_CONFIG = "rater_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -24,6 +33,7 @@ UNITS = "units"
 """Sub-folder of a rater's run with what belongs to its single trainings (seeds and folds)."""
 _OF_THE_MODEL = (".safetensors", ".json", ".txt", ".model")
 _OF_THE_RUN = {RATER_CONFIG, "results.json", "rater.json", "run.json", "grid.json"}
+NO_CODE = "Code that comes with an encoder or a rater is never run; choose another one."
 FEW_GROUPS = 10
 """Intervals from fewer groups than these are unreliable and mostly too narrow."""
 
@@ -111,7 +121,7 @@ class RaterConfig:
             return [*found, f"settings: an object is expected, not {self.settings!r}"]
         if self.kind == JOINED:
             members = self.settings.get("members")
-            inside = isinstance(members, list) and all(map(_is_folder_name, members))
+            inside = isinstance(members, list) and all(map(is_folder_name, members))
             if not inside or not members:
                 found.append(
                     "settings, members: names of folders right below this one are expected, not "
@@ -219,9 +229,10 @@ def attest(folder: str | Path, evidence: Mapping[str, Any]) -> None:
 
 
 def require_tokenizer(folder: str | Path) -> None:
-    """Raise UserError where a saved rater has lost its tokenizer.
+    """Raise UserError where a saved rater has lost its tokenizer, or holds what is not loaded.
 
-    transformers would make one without a vocabulary, and every text would look the same.
+    transformers would make one without a vocabulary, and every text would look the same. For the
+    rest see `check_files`.
     """
     missing = [name for name in TOKENIZER_FILES if not (Path(folder) / name).is_file()]
     if missing:
@@ -229,6 +240,24 @@ def require_tokenizer(folder: str | Path) -> None:
             f"{folder}: the tokenizer lacks {', '.join(missing)}. Restore the rater's files or train "
             "it again."
         )
+    check_files(folder)
+
+
+def check_files(folder: str | Path) -> None:
+    """Raise UserError where an encoder's or rater's folder names code, or a file of it is damaged.
+
+    Or where the weights of it, or of one of its modules, are pickled.
+    """
+    refuse_code(str(folder), configs_of(folder), NO_CODE)
+    for place in model_folders(folder):
+        weights = list(place.glob("*.safetensors"))
+        for pickled in place.glob("*.bin") if not weights else ():
+            raise UserError(
+                f"{pickled}: these weights are pickled, and a pickle can run any code, so it is not "
+                f"opened. {CONVERT}"
+            )
+        for file in weights:
+            shapes(file)
 
 
 def make_readable(folder: str | Path) -> None:
@@ -254,21 +283,17 @@ def weights_digest(folder: str | Path) -> str:
         and file.is_file()
     ]
     if not any(file.suffix == ".safetensors" for file in files):
-        pickled = [p.name for ending in ("bin", "pth", "pt") for p in folder.glob(f"*.{ending}")]
+        pickled = [p.name for p in folder.glob("*") if p.suffix in PICKLES]
         if pickled:
             raise UserError(
                 f"{folder}: the weights are pickled ({', '.join(sorted(pickled))}), and a pickle can "
-                "run any code, so it is not opened. Save them as safetensors."
+                f"run any code, so it is not opened. {CONVERT}"
             )
         raise UserError(f"{folder}: there are no weights (*.safetensors).")
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _is_folder_name(name: Any) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def _is_interval(value: Any) -> bool:

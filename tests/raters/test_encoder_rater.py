@@ -258,9 +258,7 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(build: Build, tmp_path: Pat
     (tmp_path / "own.py").write_text(code)
     custom = {"AutoTokenizer": ["own.Own", "own.Own"]}
     edit(tmp_path / "tokenizer_config.json", auto_map=custom, tokenizer_class="Own")
-    with pytest.raises(
-        UserError, match=r"tokenizer cannot be loaded .*custom code(.|\n)*never run"
-    ):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json, field 'auto_map': .*never run"):
         load_rater(tmp_path, "cpu")
     assert not ran.exists()
 
@@ -289,9 +287,13 @@ def test_damaged_files(build: Build, tmp_path: Path) -> None:
     del config["encoder"]["model_type"]
     weights = (tmp_path / "model.safetensors").read_bytes()
     for name, content, said in (
-        ("model.safetensors", weights[: len(weights) // 2], "classifier cannot be loaded .*header"),
+        (
+            "model.safetensors",
+            weights[: len(weights) // 2],
+            r"model\.safetensors: this is no whole",
+        ),
         ("config.json", json.dumps(config).encode(), "names no encoder with a model_type"),
-        ("config.json", b"[]", "the classifier cannot be loaded"),
+        ("config.json", b"[]", r"config\.json: a JSON object is expected, not list"),
         ("tokenizer.json", b"{}", "the tokenizer cannot be loaded"),
     ):
         whole = (tmp_path / name).read_bytes()
@@ -357,7 +359,7 @@ def test_dimensions_that_do_not_fit_the_heads(
 def test_a_rater_folder_with_pickled_weights(build: Build, tmp_path: Path) -> None:
     build().save(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"weights are pickled \(pytorch_model\.bin\)"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: these weights are pickled"):
         load_rater(tmp_path)
 
 

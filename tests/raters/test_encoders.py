@@ -182,7 +182,7 @@ def test_damaged_weights_are_named(tmp_path: Path, load: Callable[..., object]) 
     load_cross_encoder(MINILM, outputs=1).save_pretrained(str(tmp_path), create_model_card=False)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"the encoder cannot be loaded: .*header"):
+    with pytest.raises(UserError, match=r"model\.safetensors: this is no whole safetensors file"):
         load(str(tmp_path))
 
 
@@ -194,6 +194,8 @@ def test_code_that_comes_with_an_encoder_is_not_run(tmp_path: Path) -> None:
     custom = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": custom}))
     for load in (load_encoder, load_embedder, partial(load_cross_encoder, outputs=1)):
-        with pytest.raises(UserError, match=r"custom code(.|\n)*Code that comes with a model"):
+        with pytest.raises(
+            UserError, match=r"config\.json, field 'auto_map': .*own\.Own.*never run"
+        ):
             load(str(tmp_path))
     assert not ran.exists()

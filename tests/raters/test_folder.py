@@ -254,7 +254,5 @@ def test_folders_without_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there are no weights \(\*\.safetensors\)"):
         weights_digest(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
-    with pytest.raises(
-        UserError, match=r"pickled \(pytorch_model\.bin\).*Save them as safetensors"
-    ):
+    with pytest.raises(UserError, match=r"pickled \(pytorch_model\.bin\).*Convert them"):
         weights_digest(tmp_path)

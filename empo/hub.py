@@ -1,0 +1,62 @@
+"""The hub of models and data sets: whether it can be reached, and what to do where it cannot."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+from empo.records import UserError
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 5.0
+"""How long one answer is waited for; the libraries try every file six times, for half a minute."""
+
+
+def offline() -> bool:
+    """Whether only what is in the cache can be had.
+
+    True with HF_HUB_OFFLINE, and where one request to the hub finds no way; then the libraries are
+    told so, for they would go on trying for minutes.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return True
+    if _reachable():
+        return False
+    logger.warning("%s cannot be reached: only the cache is used", constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = True
+    try:
+        import datasets
+    except ImportError:
+        pass
+    else:
+        datasets.config.HF_HUB_OFFLINE = True
+    return True
+
+
+def not_in_cache(what: str, name: str, kind: str = "model") -> UserError:
+    """The error for something of the hub that is neither in the cache nor to be had now.
+
+    `what` is the part that was wanted (tokenizer, encoder); `kind` is model or dataset.
+    """
+    option = "" if kind == "model" else f" --repo-type {kind}"
+    return UserError(
+        f"{name}: the {what} is not in the cache of the hub, and the hub cannot be asked "
+        f"(HF_HUB_OFFLINE is set, or there is no network). Where there is a network, run `hf download {name}{option}`; or fetch it with `--local-dir "
+        "FOLDER` and give that folder instead."
+    )
+
+
+@cache
+def _reachable() -> bool:
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except (httpx.HTTPError, OSError):
+        return False
+    return True

@@ -86,8 +86,7 @@ def resolve(
         _check_base(Path(adapter), base.base)
         return ModelSource(base.base, (adapter,), revision, run or base.run, **trusted)
     if not folder.is_dir():
-        local = model.startswith((".", "/", "~")) or model.count("/") != 1
-        if local or folder.exists() or folder.parent.is_dir():
+        if not _is_hub_id(model):
             raise UserError(
                 f"{redacted(model)}: no such model folder, and not a hub id (owner/name)."
             )
@@ -98,12 +97,31 @@ def resolve(
     if (folder / ADAPTER_CONFIG).is_file():
         config = adapter_config(folder)
         base = _base_beside(folder, run) or config["base_model_name_or_path"]
+        if not Path(base).is_dir() and not _is_hub_id(base):
+            raise UserError(
+                f"{folder}: its base {redacted(base)!r} is no folder here, and not a hub id "
+                "(owner/name). Give the base as the model and this folder as its adapter."
+            )
         _check_base(folder, base)
         # a base that a file names is not one that the user trusts
         return ModelSource(base, (str(folder),), config.get("revision"), run)
     if (folder / "config.json").is_file():
         return ModelSource(model, run=run, **trusted)
     raise UserError(f"{model}: the folder holds neither config.json nor adapter_config.json.")
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name that is no folder can only mean a model on the hub."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if name.count("/") != 1 or Path(name).exists() or Path(name).parent.is_dir():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _base_beside(folder: Path, run: dict[str, Any]) -> str | None:

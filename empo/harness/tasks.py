@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from empo import hub
 from empo.harness.protocol import EXPANDED, Protocol
 from empo.records import UserError
 
@@ -42,6 +43,7 @@ def load_tasks(protocol: Protocol, folders: Iterable[str | Path] = ()) -> Loaded
     """
     from transformers import set_seed
 
+    hub.offline()  # or every data set would be tried for half a minute where there is no network
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what its warnings tell is counted here
     benchmarks = protocol.benchmarks()
     manager = _task_manager(

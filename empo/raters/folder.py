@@ -251,7 +251,8 @@ def check_files(folder: str | Path) -> None:
     refuse_code(str(folder), configs_of(folder), NO_CODE)
     for place in model_folders(folder):
         weights = list(place.glob("*.safetensors"))
-        for pickled in place.glob("*.bin") if not weights else ():
+        pickles = [path for path in place.glob("*") if path.suffix in PICKLES]
+        for pickled in sorted(pickles) if not weights else ():
             raise UserError(
                 f"{pickled}: these weights are pickled, and a pickle can run any code, so it is not "
                 f"opened. {CONVERT}"

@@ -29,7 +29,7 @@ from empo.untrusted import CONFIGS, CONVERT, configs_of, refuse_code, require_sa
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +180,19 @@ def _check_base(adapter: Path, base: str) -> None:
             f"(weights {recorded['sha256'][:12]}), but {base} has the weights {found[:12]}. "
             "Give the base it was trained on."
         )
+
+
+def load_config(source: ModelSource) -> PretrainedConfig:
+    """The configuration of the base; UserError where it cannot be read or names code."""
+    from transformers import AutoConfig
+
+    check_code(source.base, source.revision, source.trust_remote_code)
+    try:
+        return AutoConfig.from_pretrained(
+            source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    except Exception as error:  # a configuration from elsewhere fails in its own way in every model
+        raise cannot_load("configuration", source.base, error) from None
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from empo.adapters import check_tensors
-from empo.models import ModelSource, cannot_load, load_model, load_tokenizer
+from empo.models import ModelSource, load_config, load_model, load_tokenizer
 from empo.records import UserError
 from empo.untrusted import require_safetensors
 
@@ -44,7 +44,7 @@ def language_model(
             f"{source.adapters[-1]}: several processes can have one adapter on a base, not a chain "
             f"of {len(source.adapters)}. {remedy}"
         )
-    if source.adapters and (rows := _embedding_rows(source)) != len(tokenizer):
+    if source.adapters and (rows := load_config(source).vocab_size) != len(tokenizer):
         raise UserError(
             f"{source.adapters[0]}: its base has {rows:,} embeddings for {len(tokenizer):,} tokens, "
             f"and under several processes lm-eval would cut them off. {remedy}"
@@ -63,15 +63,3 @@ def language_model(
         use_safetensors=True,
         **shared,
     )
-
-
-def _embedding_rows(source: ModelSource) -> int:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(
-            source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise cannot_load("configuration", source.base, error) from None
-    return config.vocab_size

@@ -14,7 +14,7 @@ from datasets import load_dataset
 
 from empo.harness.protocol import Protocol
 from empo.harness.tasks import load_tasks
-from empo.models import load_model, load_tokenizer, resolve
+from empo.models import load_config, load_model, load_tokenizer, resolve
 from empo.raters.encoders import load_cross_encoder, load_embedder, load_encoder, resolve_encoder
 from empo.raters.loading import load_rater
 from empo.raters.similarity import EmbeddingRater
@@ -47,7 +47,7 @@ def test_a_base_with_code_is_refused_also_where_transformers_knows_it(
     base = folder / "base"
     ran = bring_code(base)
     edit(base / "config.json", model_type=kind, auto_map=OWN)
-    for load in (load_tokenizer, load_model):
+    for load in (load_config, load_tokenizer, load_model):
         with pytest.raises(UserError) as error:
             load(resolve(str(base)))
         assert str(error.value) == (
@@ -71,6 +71,7 @@ def test_code_that_was_asked_for_runs_and_is_told(
     edit(base / "config.json", model_type="own", auto_map=OWN)
     source = resolve(str(base), trust_remote_code=True)
     assert type(load_model(source)).__name__ == "Own" and ran.exists()
+    assert load_config(source).model_type == "own"
     assert source.facts()["base"]["trust_remote_code"] is True
     assert "trust_remote_code" not in resolve(str(base)).facts()["base"]
 

@@ -7,15 +7,17 @@ each with positions of its own and blind to the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer, pack_dataset
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from empo.alignment.rows import TOKENS, Rows
-from empo.alignment.run_trainer import RunTrainer
+from empo.alignment.run_trainer import ROWS, RunTrainer
 from empo.alignment.training import length_facts
 from empo.dialogues import Dialogue
 from empo.prompts import ChatFormat
@@ -38,14 +40,17 @@ def sft_rows(
     max_length: int | None,
     loss_on: Literal["all", "replies"] = "replies",
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Rows of `input_ids` and `labels` (-100 where there is no loss), and what length did to them.
+    """Rows of `input_ids` and `labels` (-100 where there is no loss), and what was done to them.
 
     A dialogue longer than `max_length` loses its oldest turns; one whose last exchange alone is
-    too long is left out, and named in the facts. Raises UserError where no token carries a loss.
+    too long is left out, and so is one in which no token carries a loss: both are named in the
+    facts (`filtered`, `unsupervised`). `row` is the place. Raises UserError where nothing is left.
     """
-    rows = Rows({"input_ids": TOKENS, "labels": TOKENS})
+    rows = Rows(
+        {"id": Value("string"), "row": Value("int64"), "input_ids": TOKENS, "labels": TOKENS}
+    )
     lengths: list[int] = []
-    shortened, filtered, controls, supervised = 0, [], 0, 0
+    shortened, filtered, unsupervised, controls, supervised = 0, [], [], 0, 0
     for dialogue in dialogues:
         messages = dialogue.messages()
         controls += any(chat.contains_control_text(m["content"]) for m in messages)
@@ -54,24 +59,33 @@ def sft_rows(
         else:
             if messages[-1]["role"] == "user":
                 messages = messages[:-1]  # nothing is learnt from a trailing speaker turn
+            if not messages:
+                unsupervised.append(dialogue.id)
+                continue
             fitting, dropped = chat.fitting_dialogue(messages, max_length)
             if fitting is None:
                 filtered.append(dialogue.id)
                 continue
             encoded = fitting
-        shortened += dropped > 0
         labels = [
             token if inside or loss_on == "all" else IGNORED
             for token, inside in zip(encoded.ids, encoded.mask, strict=True)
         ]
+        learnt = sum(label != IGNORED for label in labels)
+        if not learnt:
+            unsupervised.append(dialogue.id)
+            continue
+        shortened += dropped > 0
+        supervised += learnt
+        row = {"id": dialogue.id, "row": len(lengths), "input_ids": encoded.ids, "labels": labels}
+        rows.append(row)
         lengths.append(len(labels))
-        supervised += sum(label != IGNORED for label in labels)
-        rows.append({"input_ids": encoded.ids, "labels": labels})
+    if unsupervised and not lengths:
+        raise UserError("no token carries a loss: the template marks no listener turn.")
     facts = length_facts(lengths, shortened, filtered)
+    facts["unsupervised"], facts["unsupervised_ids"] = len(unsupervised), unsupervised
     facts["supervised_tokens"] = supervised
     facts["dialogues_with_control_text"] = controls
-    if not facts["supervised_tokens"]:
-        raise UserError("no token carries a loss: the template marks no listener turn.")
     return rows.dataset(), facts
 
 
@@ -120,13 +134,24 @@ def pack_rows(rows: Dataset, max_length: int) -> tuple[Dataset, dict[str, Any]]:
 
     `seq_lengths` says where each begins; from it trl's collator makes positions that restart with
     every dialogue. The same rows are always packed alike. `rows` come from `sft_rows`, which cut
-    nothing longer than `max_length`, so that no token is lost: that is counted.
+    nothing longer than `max_length`, so that no token is lost: that is counted. `id` of a packed row
+    are those of its dialogues, `row` is its place.
 
     Returns the packed rows, and for run.json: `rows` (packed), `mean_dialogues` of a packed row,
     `fill` (share of `max_length` that holds a token, 0..1).
     """
     options = {"keep_in_memory": True, "desc": "packing dialogues"}
-    packed = pack_dataset(rows, max_length, strategy="bfd", map_kwargs=options)
+    names = rows["id"]
+    places = [[place] * len(ids) for place, ids in enumerate(rows["input_ids"])]
+    packed = pack_dataset(
+        rows.select_columns(["input_ids", "labels"]).add_column("place", places),
+        max_length,
+        strategy="bfd",
+        map_kwargs=options,
+    )
+    inside = [[names[place] for place in dict.fromkeys(row)] for row in packed["place"]]
+    packed = packed.remove_columns("place").add_column("id", inside)
+    packed = packed.add_column("row", range(len(packed)))
     before = sorted(map(len, rows["input_ids"]))
     after = sorted(length for row in packed["seq_lengths"] for length in row)
     if before != after:
@@ -224,10 +249,24 @@ class DialoguesApart(TrainerCallback):
             )
 
 
+@dataclass
+class PlacedRows(DataCollatorForLanguageModeling):
+    """trl's collator; the places of rows that know theirs are added under `rows`."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate rows of `sft_rows` or `pack_rows`."""
+        batch = super().torch_call(examples)
+        if "row" in examples[0]:
+            batch[ROWS] = torch.tensor([row["row"] for row in examples])
+        return batch
+
+
 class MaskedTurnTrainer(RunTrainer, SFTTrainer):
     """trl's SFTTrainer on rows that are tokenised and masked already, and packed where that is set."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # trl makes its own, and takes none where rows are packed
+        self.data_collator = PlacedRows(**vars(self.data_collator))
         if self.padding_free:
             self.add_callback(DialoguesApart(self))

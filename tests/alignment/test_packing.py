@@ -42,7 +42,10 @@ def rows_of(lengths: Sequence[int]) -> Dataset:
         first += length
     labels = [[i if i % 3 == 0 else IGNORED for i in row] for row in ids]
     return Dataset.from_list(
-        [{"input_ids": i, "labels": x} for i, x in zip(ids, labels, strict=True)]
+        [
+            {"id": f"d-{n}", "row": n, "input_ids": i, "labels": x}
+            for n, (i, x) in enumerate(zip(ids, labels, strict=True))
+        ]
     )
 
 
@@ -107,6 +110,7 @@ def test_the_best_fitting_row_is_filled_first() -> None:
     """Longest first: 6 and 5 begin rows; 4 fits 6 best, then 3 and 2 fill the row of 5."""
     packed, facts = pack_rows(rows_of([2, 6, 3, 5, 4]), 10)
     assert packed["seq_lengths"] == [[6, 4], [5, 3, 2]]
+    assert packed["id"] == [["d-1", "d-4"], ["d-3", "d-2", "d-0"]] and packed["row"] == [0, 1]
     assert packed[0]["input_ids"] == [*range(3, 9), *range(17, 21)]
     assert facts == {"rows": 2, "mean_dialogues": 2.5, "fill": 1.0}
 

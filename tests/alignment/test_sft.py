@@ -103,3 +103,23 @@ def test_words_that_look_like_controls_are_counted(chat: ChatFormat) -> None:
     rows, facts = sft_rows([dialogue(turns=2), tricky], chat, 200)
     assert facts["dialogues_with_control_text"] == 1
     assert rows[1]["input_ids"].count(chat.eos) == rows[0]["input_ids"].count(chat.eos) == 3
+
+
+def test_a_dialogue_in_which_nothing_is_learnt_is_left_out_and_named(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """The template marks only what begins with an O; a lone speaker has nothing to mark."""
+    some = ChatFormat(tokenizer, "zephyr")
+    some.template = (
+        "{% for m in messages %}{% if m['content'][0] == 'O' %}{% generation %}"
+        "{{ m['content'] + eos_token }}{% endgeneration %}{% else %}"
+        "{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
+    )
+    told = Dialogue("told", "sad", "", (Turn("user", "My cat."), Turn("assistant", "Oh.")))
+    alone = Dialogue("alone", "sad", "", (Turn("user", "My cat."),))
+    for length in (200, None):
+        rows, facts = sft_rows([dialogue("a"), told, alone, dialogue("b")], some, length)
+        assert (rows["id"], rows["row"]) == (["told"], [0])
+        assert (facts["unsupervised"], facts["unsupervised_ids"]) == (3, ["a", "alone", "b"])
+        assert facts["rows"] == 1 and facts["filtered"] == 0 and facts["supervised_tokens"] > 1
+        assert set(rows[0]["labels"]) - {IGNORED} < set(rows[0]["input_ids"])

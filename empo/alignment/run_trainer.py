@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import trl.trainer.utils
 from accelerate.utils import reduce
+from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -22,6 +23,8 @@ from trl.models import unwrap_model_for_generation
 
 from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.callbacks import SeedSampler
+from empo.alignment.guards import FirstStep, check_replies, named
+from empo.alignment.memory import memory_explained
 from empo.cards import model_card
 from empo.checkpoints.trainer import SealedTrainer
 from empo.records import UserError, finite, write_json, write_text
@@ -78,7 +81,17 @@ class RunTrainer(SealedTrainer):
         score_labelled_positions_only()
         self.measure = measure
         self._step_batches: list[Batch] = []
+        for rows in (kwargs["train_dataset"], kwargs.get("eval_dataset")):
+            if rows is not None and "chosen_ids" in rows.column_names:
+                check_replies(rows, kwargs["processing_class"].eos_token_id)
         super().__init__(*args, **kwargs)
+        self.first_step = FirstStep(self)
+        self.add_callback(self.first_step)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's; UserError with what to lower where the memory does not suffice."""
+        with memory_explained(self, "training"):
+            return super().train(*args, **kwargs)
 
     def training_step(
         self,
@@ -100,20 +113,21 @@ class RunTrainer(SealedTrainer):
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Stop on all processes before an optimizer step on what is not finite.
 
-        DeepSpeed has stepped by then, and says -1 of a norm that is not finite.
+        DeepSpeed has stepped by then, and says -1 of a norm that is not finite, and None where its
+        configuration leaves the norm out; fp16 leaves overflown steps out. Losses always count.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         batches, self._step_batches = self._step_batches, []
-        value = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        value = torch.as_tensor(value, dtype=torch.float32, device=self.args.device)
         losses = torch.stack([batch.loss.float() for batch in batches])
         broken = ~torch.isfinite(losses).all()
-        if self.accelerator.mixed_precision != "fp16":  # whose overflown steps are left out
+        value = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if value is not None and self.accelerator.mixed_precision != "fp16":
+            value = torch.as_tensor(value, dtype=torch.float32, device=self.args.device)
             broken = broken | ~torch.isfinite(value) | (value < 0)
         asked = torch.tensor(self.stop.number is not None, device=self.args.device)
         some_broken, some_asked = reduce(torch.stack([broken, asked]).float(), "sum").tolist()
         if some_broken:
-            stop_on_non_finite(self, batches, value.item())
+            stop_on_non_finite(self, batches, None if value is None else float(value))
         if some_asked:
             self.stopped_by = self.stop.number or signal.SIGTERM  # or: it reached others only
         return norm
@@ -127,9 +141,10 @@ class RunTrainer(SealedTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The trainer's evaluation, and what `measure` finds beside it."""
-        output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-        )
+        with memory_explained(self, "evaluation"):
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
         if self.measure is None or metric_key_prefix != "eval":
             return output
         checkpointing = self.args.gradient_checkpointing_kwargs
@@ -140,7 +155,7 @@ class RunTrainer(SealedTrainer):
             if self.is_deepspeed_enabled
             else nullcontext(self.model)
         )
-        with whole as model:
+        with memory_explained(self, "replies"), whole as model:
             measured = self.measure(model)
         for key, value in measured.items():
             # the trainer compares: NaN is neither less nor greater, so it is never the best
@@ -176,28 +191,35 @@ class RunTrainer(SealedTrainer):
             write_text(folder / "README.md", model_card(self.run.facts))
 
 
-def stop_on_non_finite(trainer: RunTrainer, batches: Sequence[Batch], norm: float) -> None:
+def dialogue_ids(dataset: Dataset, rows: torch.Tensor) -> list[str]:
+    """Whom the rows at these places are of: one dialogue each, packed rows several."""
+    found = [dataset[int(row)]["id"] for row in rows]
+    return [name for ids in found for name in ([ids] if isinstance(ids, str) else ids)]
+
+
+def stop_on_non_finite(trainer: RunTrainer, batches: Sequence[Batch], norm: float | None) -> None:
     """Write down what the failed step was made of, and raise UserError with what to try."""
     args, state = trainer.args, trainer.state
     rank = f"-process-{args.process_index}" if args.world_size > 1 else ""
     path = Path(args.output_dir) / f"non_finite{rank}.json"
-    named = "id" in trainer.train_dataset.column_names
     entries = [
         {
             "loss": finite(batch.loss.item()),
             **(
-                {"ids": [trainer.train_dataset[int(row)]["id"] for row in batch.rows]}
-                if named and batch.rows is not None
-                else {"input_ids": batch.input_ids.tolist()}
+                {"input_ids": batch.input_ids.tolist()}
+                if batch.rows is None
+                else {"ids": dialogue_ids(trainer.train_dataset, batch.rows)}
             ),
         }
         for batch in batches
     ]
     facts = {"step": state.global_step + 1, "epoch": state.epoch, "gradient_norm": finite(norm)}
-    write_json(path, facts | {"batches": entries})
+    tensors = trainer.first_step.not_finite()
+    write_json(path, facts | {"tensors": tensors, "batches": entries})
     raise UserError(
         f"step {state.global_step + 1}: loss or gradient is not finite (null in {path}, which names "
         "the rows of the step). Look at the rows, and try in another output_dir a lower "
         "learning_rate, a longer warmup, a lower max_grad_norm, or bf16 in place of fp16. The "
         "checkpoints before it are finite, the last may be spoiled already."
+        + (f" Not finite are the gradients of {named(tensors)}." if tensors else "")
     )

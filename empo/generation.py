@@ -1,7 +1,7 @@
 """Replies of a model to a split: batched, greedy by default, restartable.
 
-Exchanges are sorted by prompt length and cut into fixed batches; every finished batch is kept in a
-partial file beside the output. A run that was stopped does only the missing batches, and ends in
+Exchanges are sorted by prompt length and cut into fixed batches; every finished batch is kept, with
+a digest, in a partial file beside the output. A run that was stopped does only the missing batches, and ends in
 the same file as one that was not: batches do not depend on what was done before, and each has its
 own seed where replies are sampled.
 """
@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,21 @@ from transformers.trainer_utils import set_seed
 
 from empo.dialogues import Exchange
 from empo.prompts import ChatFormat
-from empo.records import RESPONSES_SCHEMA, UserError, read_jsonl, sha256, write_json, write_jsonl
+from empo.records import (
+    RESPONSES_SCHEMA,
+    UserError,
+    read_json,
+    sha256,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from empo.runs import now, versions
 
+logger = logging.getLogger(__name__)
+
+_LINE = b'{"key": "'
+"""How every line of a partial file begins."""
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
 
 
@@ -60,8 +75,9 @@ def generate(
     """Write `output` (one response per exchange, in corpus order) and `output`.manifest.json.
 
     `facts` identify model and data; with the decoding parameters they key the partial file, so that
-    another model never continues it. Returns the manifest. Raises UserError where `output` holds
-    responses of another run, or a prompt's last turn alone is too long.
+    another model never continues it. Returns the manifest. One process at a time: the caller holds
+    the lock. Raises UserError where `output` holds responses of another run, a prompt's last turn
+    alone is too long, or the disk is full.
     """
     output = Path(output)
     asked = {
@@ -74,8 +90,10 @@ def generate(
     }
     manifest_path = output.with_name(output.name + ".manifest.json")
     partial = output.with_name(f".{output.name}.partial")
-    if output.exists() and not partial.exists():  # the partial file goes last
-        return _finished(output, manifest_path, asked)
+    if output.exists() and (manifest_path.is_file() or not partial.exists()):
+        manifest = _finished(output, manifest_path, asked)
+        partial.unlink(missing_ok=True)  # it goes last, and a kill may have come before
+        return manifest
     room = model.config.max_position_embeddings - decoding.max_new_tokens
     limit = min(decoding.max_prompt_tokens, room)
     prompts, shortened = _prompts(chat, exchanges, limit)
@@ -85,17 +103,24 @@ def generate(
 
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     done = _done(partial, key)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("a", encoding="utf-8") as file:
-        for number, batch in enumerate(
-            tqdm(batches, desc=f"replies of {system}", unit="batch", disable=None)
-        ):
-            if number in done:
-                continue
-            replies = reply_to(model, chat, [prompts[i] for i in batch], decoding, number)
-            done[number] = replies
-            file.write(json.dumps({"key": key, "batch": number, "replies": replies}) + "\n")
-            file.flush()
+    if output.exists() and len(done) < len(batches):
+        raise UserError(
+            f"{output}: there is no {manifest_path.name} beside it, and it is not what the unfinished "
+            f"replies in {partial.name} have become. Delete the file of the two that you do not need, "
+            "or choose another --output."
+        )
+    with _explained(partial):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    for number, batch in enumerate(
+        tqdm(batches, desc=f"replies of {system}", unit="batch", disable=None)
+    ):
+        if number in done:
+            continue
+        done[number] = reply_to(model, chat, [prompts[i] for i in batch], decoding, number)
+        row = {"key": key, "batch": number, "replies": done[number]}
+        line = json.dumps({**row, "sha256": _digest(row)}) + "\n"
+        with _explained(partial), partial.open("a", encoding="utf-8") as file:
+            file.write(line)
     by_index = {
         i: reply
         for number, batch in enumerate(batches)
@@ -105,7 +130,9 @@ def generate(
         _row(exchange, system, len(prompts[i]), by_index[i], decoding.cut_at_sentence)
         for i, exchange in enumerate(exchanges)
     ]
-    write_jsonl(output, rows)
+    manifest_path.unlink(missing_ok=True)  # of replies that somebody deleted
+    with _explained(output):
+        write_jsonl(output, rows)
     manifest = {
         **asked,
         "created": now(),
@@ -117,7 +144,8 @@ def generate(
         "sha256": sha256(output),
         "versions": versions(),
     }
-    write_json(manifest_path, manifest)
+    with _explained(manifest_path):
+        write_json(manifest_path, manifest)
     partial.unlink()
     return manifest
 
@@ -203,27 +231,71 @@ def reply_to(
 
 
 def _done(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
-    """Finished batches of this very run; a line cut off by a crash is the last one and is dropped."""
-    if not partial.is_file() or not partial.stat().st_size:
-        return {}
-    text = partial.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        partial.write_text(whole, encoding="utf-8")
-    if not whole:
-        return {}
-    rows = [row for _, row in read_jsonl(partial)]
-    if any(row["key"] != key for row in rows):
+    """Finished batches of this very run; lines that are cut off or damaged are taken out.
+
+    Raises UserError where the file is another run's, or somebody's.
+    """
+    data = partial.read_bytes() if partial.exists() else b""
+    if not data.startswith(_LINE) and not _LINE.startswith(data):
+        raise UserError(
+            f"{partial}: this is no file of unfinished replies, or its beginning is damaged. Delete "
+            "it, or choose another --output."
+        )
+    *lines, torn = data.split(b"\n")  # torn: what a kill cut off
+    rows = [_whole(line) for line in lines]
+    if any(row is not None and row["key"] != key for row in rows):
         raise UserError(
             f"{partial}: these are the unfinished replies of another model, corpus or setting. "
             "Choose another --output, or delete the file."
         )
-    return {row["batch"]: row["replies"] for row in rows}
+    damaged = [str(number) for number, row in enumerate(rows, start=1) if row is None]
+    if damaged:
+        logger.warning(
+            "%s, line %s: damaged; these replies are made again", partial, ", ".join(damaged)
+        )
+    if damaged or torn:
+        kept = [line.decode() for line, row in zip(lines, rows, strict=True) if row is not None]
+        with _explained(partial):
+            write_text(partial, "".join(f"{line}\n" for line in kept))
+    return {row["batch"]: row["replies"] for row in rows if row is not None}
+
+
+def _whole(line: bytes) -> dict[str, Any] | None:
+    """The row of a partial file that a line holds; None where it does not agree with its digest."""
+    try:
+        row = json.loads(line)
+        return row if row.pop("sha256") == _digest(row) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what to do where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
+        raise UserError(
+            f"{path}: it could not be written ({error.strerror}); {free / 1e6:,.1f} MB are free on "
+            "its disk. Free space or make it writable, and give the same command again: it goes on "
+            "with the replies that are missing."
+        ) from error
 
 
 def _finished(output: Path, manifest_path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """The manifest of responses that are complete already, if they are what was asked for."""
-    manifest = json.loads(manifest_path.read_text()) if manifest_path.is_file() else {}
+    if not manifest_path.is_file():
+        raise UserError(
+            f"{output}: there is no {manifest_path.name} beside it, so nothing says which model and "
+            "settings made it. Put the manifest back, delete the file to have its replies made "
+            "again, or choose another --output."
+        )
+    manifest = read_json(manifest_path)
     differing = [name for name, value in asked.items() if manifest.get(name) != value]
     if differing:
         raise UserError(

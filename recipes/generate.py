@@ -5,19 +5,21 @@
 Four systems make up an evaluation: `baseline` (the model before training), `length-controlled`
 (the same model asked for short replies, at most 30 new tokens, cut at the last full sentence),
 `sft` and `dpo`. The name only labels the replies, but for `length-controlled`, which sets these
-three. A second run does only what is missing.
+three. A second run does only what is missing; every finished batch is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from empo.alignment.launching import quiet_dependencies
 from empo.process import run
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
 from empo.records import file_facts
+from empo.runs import alone
 from empo.settings import option, parse
 
 LENGTH_CONTROLLED = "length-controlled"
@@ -74,10 +76,17 @@ class GenerateSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, load, generate, say where it is."""
+    """Parse, and reply while no other process does."""
     (settings,) = parse(
         argv, GenerateSettings, prog="recipes/generate.py", description=__doc__ or ""
     )
+    output = Path(settings.output)
+    with alone(output.with_name(f".{output.name}.lock"), output):
+        return reply(settings)
+
+
+def reply(settings: GenerateSettings) -> int:
+    """Load, generate, say where it is."""
     quiet_dependencies()
     import torch
 

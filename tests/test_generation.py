@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
+import resource
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +23,11 @@ from empo.generation import Decoding, cut_at_last_sentence, generate
 from empo.models import ModelSource, load_model, load_tokenizer
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, ChatFormat
 from empo.records import UserError, read_json, read_responses
+from empo.runs import alone
 
 sys.path.insert(0, str(Path(__file__).parent / "recipes"))
+sys.path.insert(0, str(Path(__file__).parent))
+from killed import asked_to_stop, contents, killed_before
 from tiny_runs import ROOT, Shelf, command, recipe, shelf
 
 __all__ = ["shelf"]
@@ -114,6 +121,157 @@ def test_a_run_that_was_stopped_ends_in_the_same_file(
     for manifest in manifests:
         del manifest["created"]
     assert manifests[0] == manifests[1]
+
+
+def test_a_command_killed_before_any_change_of_a_file_ends_in_the_same_files(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    few = replace(GREEDY, max_new_tokens=6)
+    whole = write("whole/a.jsonl", few)
+    manifest = read_json(f"{whole}.manifest.json")
+    for change in itertools.count(1):
+        folder = tmp_path / str(change)
+        killed = killed_before(change, folder, lambda: write(f"{change}/a.jsonl", few))  # noqa: B023
+        again = write(f"{change}/a.jsonl", few)
+        assert again.read_bytes() == whole.read_bytes(), change
+        found = read_json(f"{again}.manifest.json")
+        assert found | {"created": ""} == manifest | {"created": ""}
+        assert contents(folder).keys() == contents(whole.parent).keys()
+        assert not (folder / ".a.jsonl.partial").exists()
+        if not killed:
+            break
+    assert change > 4 + 6  # batches; the output, its manifest and the partial file
+
+
+@pytest.fixture
+def partial(write: Callable[..., Path], model: PreTrainedModel, tmp_path: Path) -> Path:
+    """The partial file of a.jsonl, stopped after three of four batches."""
+    with pytest.MonkeyPatch.context() as stopped:
+        stop_after(model, stopped, 3)
+        with pytest.raises(Interrupted):
+            write("a.jsonl")
+    return tmp_path / ".a.jsonl.partial"
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "a letter": lambda line: line.replace(b'"response": "', b'"response": "x', 1),
+    "a count": lambda line: line.replace(b'"response_tokens": 20', b'"response_tokens": 21', 1),
+    "the key": lambda line: line.replace(b'{"key": "', b'{"key": "0', 1),
+    "no text": lambda line: b"\xff" * len(line),
+    "no object": lambda line: b"3",
+    "zeros": lambda line: bytes(len(line)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_replies_are_named_and_made_again(
+    write: Callable[..., Path],
+    model: PreTrainedModel,
+    partial: Path,
+    damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = partial.read_bytes().splitlines()
+    changed = DAMAGE[damage](lines[1])
+    assert changed != lines[1]
+    partial.write_bytes(b"\n".join([lines[0], changed, lines[2], b""]))
+    done = stop_after(model, monkeypatch, 99)
+    with caplog.at_level(logging.WARNING):
+        again = write("a.jsonl")
+    assert len(done) == 2  # the damaged batch, and the one that was missing
+    assert caplog.messages == [f"{partial}, line 2: damaged; these replies are made again"]
+    assert again.read_bytes() == write("whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", bytes(100), b"\xff\xfe", b'{"id": 3}\n'])
+def test_a_file_of_something_else_is_no_partial_file(
+    write: Callable[..., Path], tmp_path: Path, content: bytes
+) -> None:
+    partial = tmp_path / ".a.jsonl.partial"
+    partial.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        write("a.jsonl")
+    assert str(error.value) == (
+        f"{partial}: this is no file of unfinished replies, or its beginning is damaged. Delete it, "
+        "or choose another --output."
+    )
+    assert partial.read_bytes() == content
+
+
+def test_responses_without_their_manifest_are_not_taken_for_ones_own(
+    write: Callable[..., Path], partial: Path
+) -> None:
+    unfinished = partial.read_bytes()
+    output = write("a.jsonl")
+    Path(f"{output}.manifest.json").unlink()
+    with pytest.raises(UserError) as error:
+        write("a.jsonl")
+    assert str(error.value) == (
+        f"{output}: there is no a.jsonl.manifest.json beside it, so nothing says which model and "
+        "settings made it. Put the manifest back, delete the file to have its replies made again, or "
+        "choose another --output."
+    )
+    partial.write_bytes(unfinished)
+    with pytest.raises(UserError) as error:
+        write("a.jsonl")
+    assert str(error.value) == (
+        f"{output}: there is no a.jsonl.manifest.json beside it, and it is not what the unfinished "
+        "replies in .a.jsonl.partial have become. Delete the file of the two that you do not need, "
+        "or choose another --output."
+    )
+
+
+@pytest.mark.parametrize(("limit", "file"), [(700, ".a.jsonl.partial"), (6_000, "a.jsonl")])
+def test_a_full_disk_is_told_with_the_file_and_costs_nothing(
+    write: Callable[..., Path], tmp_path: Path, limit: int, file: str
+) -> None:
+    said = tmp_path / "said.txt"
+
+    def on_a_full_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # writes beyond fail
+        with pytest.raises(UserError) as error:
+            write("a.jsonl")
+        said.write_text(str(error.value))
+
+    assert not killed_before(0, tmp_path, on_a_full_disk)
+    text = said.read_text()
+    assert text.startswith(f"{tmp_path / file}: it could not be written (File too large); ")
+    assert text.endswith(
+        "and give the same command again: it goes on with the replies that are missing."
+    )
+    assert not (tmp_path / "a.jsonl").exists()
+    assert write("a.jsonl").read_bytes() == write("whole.jsonl").read_bytes()
+
+
+def test_another_run_is_refused_while_one_writes(tmp_path: Path) -> None:
+    output = tmp_path / "a.jsonl"
+    words = ["--model", "no-such-model", "--dialogues", "no-such-corpus", "--system", "s"]
+    with alone(tmp_path / ".a.jsonl.lock", output), pytest.raises(UserError) as error:
+        recipe("generate")([*words, "--output", str(output)])
+    assert str(error.value) == (
+        f"{output}: another process is at work on it. Wait until it has ended, stop it, or choose "
+        "another place for this one."
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_asked_to_stop_says_so_and_goes_on_later(
+    shelf: Shelf, tmp_path: Path, number: int, code: int
+) -> None:
+    given = ["--model", shelf.dpo, "--dialogues", shelf.corpus, "--system", "dpo"]
+    words = [*map(str, given), "--batch_size", "1", "--output", str(tmp_path / "a.jsonl")]
+    partial, said = tmp_path / ".a.jsonl.partial", tmp_path / "said.txt"
+    ended = asked_to_stop(number, partial.exists, said, lambda: recipe("generate")(words))
+    assert ended == code
+    assert said.read_text().endswith(
+        f"stopped by {signal.Signals(number).name}. What is done is kept: the same command goes on "
+        "with what is missing.\n"
+    )
+    assert not (tmp_path / "a.jsonl").exists()
+    assert recipe("generate")(words) == 0
+    assert recipe("generate")([*map(str, given), "--output", str(tmp_path / "b.jsonl")]) == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
 def test_another_run_never_continues_a_partial_file(

@@ -5,7 +5,8 @@ python recipes/rater.py --help
 
 Every seed trains on every fold; the epoch is chosen on an inner validation part, never on the
 held-out one. The folder gets the model that validated best, README.md (its card), rater.md,
-results.json and predictions per seed. The same command goes on after a stop.
+results.json and predictions per seed. The same command goes on after a stop; `--fresh` trains anew in a
+folder beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.process import run
 from empo.raters.settings import RaterSettings, unfit
 from empo.records import UserError, write_json, write_text
+from empo.runs import LOCK, alone, free_folder
 
 if TYPE_CHECKING:
     from empo.corpora.labelled import LabelledCorpus
@@ -46,15 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     corpus, test = corpora(settings)
     print(corpus.summary())
     arguments = trainer_arguments(given, args)
-    output = Path(args.output_dir)
-    if settings.grid_losses is None:
+    asked = Path(args.output_dir)
+    output = free_folder(asked) if settings.fresh else asked
+    with alone(output / LOCK, output):
+        if settings.fresh:
+            print(f"a new run in {output}; give this folder, without --fresh, to continue it")
+        if settings.grid_losses is not None:
+            return _grid(settings, given, arguments, corpus, test, output)
         results = _train(settings, given, arguments, corpus, test, output)
         print(f"\n{results['table']}")
         for warning in results["warnings"] or ["It beats both baselines in every dimension."]:
             print(warning)
         print(f"\nrater in {output}: {output / 'README.md'}, {output / 'results.json'}")
         return 0
-    return _grid(settings, given, arguments, corpus, test, output)
 
 
 def corpora(settings: RaterSettings) -> tuple[LabelledCorpus, LabelledCorpus | None]:
@@ -116,16 +122,18 @@ def _grid(
                 continue
             print(f"\n== {architecture}, {loss}", flush=True)
             chosen = {"architecture": architecture, "loss": loss}
+            folder = output / f"{architecture}-{loss}"
             single = {"grid_architectures": None, "grid_losses": None}
             try:
-                results = _train(
-                    dataclasses.replace(settings, **chosen, **single),
-                    {key: value for key, value in given.items() if key not in single} | chosen,
-                    arguments,
-                    corpus,
-                    test,
-                    output / f"{architecture}-{loss}",
-                )
+                with alone(folder / LOCK, folder):
+                    results = _train(
+                        dataclasses.replace(settings, **chosen, **single),
+                        {key: value for key, value in given.items() if key not in single} | chosen,
+                        arguments,
+                        corpus,
+                        test,
+                        folder,
+                    )
             except UnsuitedLabels as error:  # the other losses still run
                 not_run.append({**chosen, "reason": str(error)})
                 print(f"not run: {error}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from empo.corpora.labelled import Example, LabelledCorpus
+from empo.process import Stopped
 from empo.raters.baselines import BASELINES
 from empo.raters.encoders import encoder_identity, resolve_encoder
 from empo.raters.folder import RaterConfig
@@ -31,7 +32,8 @@ from empo.records import (
 from empo.runs import Run, now, versions
 
 _DEFAULTED = {"report_to", "ddp_find_unused_parameters", "remove_unused_columns", "logging_steps"}
-_VOLATILE = {"output_dir", "threads", "processes", "disable_tqdm"}
+_VOLATILE = {"output_dir", "fresh", "threads", "processes", "disable_tqdm"}
+"""Settings that move no weight."""
 
 GOLDEN = (
     RatingInput("My cat died last night and the flat feels empty.", "Okay."),
@@ -97,10 +99,14 @@ def cross_validate(
     if run.complete:
         print(f"{output}: this run is complete.")
     else:
-        run.save()
+        run.save(status="running")
     _say_what_is_used(settings, len(corpus.examples), data[0]["groups"])
     dimensions = corpus.dimensions
-    units, parts = train_units(corpus, test, settings, arguments, output)
+    try:
+        units, parts = train_units(corpus, test, settings, arguments, output, run)
+    except Stopped:
+        run.save(status="stopped")
+        raise
     evaluation, shown = measure(units, dimensions)
     keep_rater(best_unit(units), output, shown)
     rater = load_rater(output, "cpu")
@@ -125,7 +131,11 @@ def cross_validate(
         "encoder": encoder,
         "data": data,
         "settings": {
-            **{k: v for k, v in dataclasses.asdict(settings).items() if v is not None},
+            **{
+                k: v
+                for k, v in dataclasses.asdict(settings).items()
+                if v is not None and k != "fresh"
+            },
             **{k: v for k, v in arguments.items() if k not in _DEFAULTED},
         },
         "agreement": agreement,

@@ -16,6 +16,7 @@ from empo.raters.folder import JOINED, RaterConfig
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
 from empo.rating import Dimension, Rater, RatingInput, Ratings
 from empo.records import UserError
+from empo.runs import Run
 
 SPECIAL = 4
 """Special tokens around two texts; of RoBERTa, the most of any preset."""
@@ -44,25 +45,26 @@ def train_rater(
     settings: RaterSettings,
     arguments: Mapping[str, Any],
     folder: Path,
+    run: Run,
     *,
     seed: int,
     name: str,
     symmetric: bool,
 ) -> Trained:
-    """Train what the settings describe; checkpoints lie in `folder`, from which a restart goes on.
+    """Train what the settings describe; checkpoints of `run` lie in `folder`, from which a restart goes on.
 
     `arguments` are fields of transformers' TrainingArguments. Raises UserError where the labels do
     not suit the loss.
     """
     if settings.loss not in CLASS_LOSSES:
         return _similarity(
-            train, validation, dimensions, settings, arguments, folder, seed, name, symmetric
+            train, validation, dimensions, settings, arguments, folder, run, seed, name, symmetric
         )
     from empo.raters.training import train_classifier
 
     if len(dimensions) == 1 or not settings.one_model_per_dimension:
         rater, facts = train_classifier(
-            train, validation, dimensions, settings, arguments, folder, seed, name
+            train, validation, dimensions, settings, arguments, folder, seed, name, run
         )
         return Trained(rater, facts["validation_macro_f1"], facts)
     members, facts = [], {}
@@ -76,6 +78,7 @@ def train_rater(
             folder / dimension.name,
             seed,
             f"{name}-{dimension.name}",
+            run,
         )
         members.append(member)
     score = float(np.mean([fact["validation_macro_f1"] for fact in facts.values()]))
@@ -109,6 +112,7 @@ def _similarity(
     settings: RaterSettings,
     arguments: Mapping[str, Any],
     folder: Path,
+    run: Run,
     seed: int,
     name: str,
     symmetric: bool,
@@ -126,6 +130,7 @@ def _similarity(
         "loss": settings.loss,
         "output_dir": folder,
         "seed": seed,
+        "run": run,
         "args": {key: value for key, value in arguments.items() if key not in OURS},
         "margin": settings.contrastive_margin,
         "patience": settings.patience,

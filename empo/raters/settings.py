@@ -134,6 +134,9 @@ class RaterSettings:
         None, help="a grid: train every architecture with every loss, one table at the end"
     )
     grid_losses: list[Loss] | None = option(None, help="a grid: its losses")
+    fresh: bool = option(
+        False, help="train in a new folder beside output_dir (output_dir-2, ...), not go on in it"
+    )
     threads: int | None = option(None, help="CPU threads (default: all)")
     processes: int = option(1, help="processes; a rater trains on one")
 

@@ -3,7 +3,7 @@
 Pairs are read as the raters read them (`empo/raters/similarity.py`). After every epoch the model is
 judged on the validation pairs, and the best one is returned: by the loss where it is a mean over
 single pairs, by Spearman's correlation of cosine and label where it compares pairs with each other.
-The same call continues from the newest checkpoint in `output_dir`.
+The same call continues from the newest checkpoint of the same run in `output_dir`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from transformers import set_seed
 
+from empo.checkpoints.trainer import SealedTrainer
 from empo.corpora.labelled import Example
 from empo.raters.encoders import load_cross_encoder, load_embedder, resolve_encoder
 from empo.raters.fit import fit
@@ -40,12 +41,21 @@ from empo.raters.similarity_losses import (
 from empo.raters.similarity_pairs import TextPair, cosine_targets, split_at, text_pairs, triplets
 from empo.rating import Dimension
 from empo.records import UserError, finite
+from empo.runs import Run
 
 OURS = frozenset(
     "output_dir seed data_seed eval_strategy save_strategy load_best_model_at_end report_to "
     "metric_for_best_model greater_is_better".split()
 )
 """Training arguments that the functions here set themselves."""
+
+
+class _EmbeddingTrainer(SealedTrainer, SentenceTransformerTrainer):
+    """The library's trainer with sealed checkpoints."""
+
+
+class _CrossEncoderTrainer(SealedTrainer, CrossEncoderTrainer):
+    """The library's trainer with sealed checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ def train_embedding(
     scale: ScoreScale,
     output_dir: str | Path,
     seed: int,
+    run: Run,
     args: Mapping[str, Any] | None = None,
     max_length: int | None = None,
     threshold: float | None = None,
@@ -79,7 +90,7 @@ def train_embedding(
 ) -> Trained:
     """A SentenceTransformer whose cosine, on `scale`, follows a dimension's labels.
 
-    `args` are fields of the library's training arguments; `threshold` separates positive pairs
+    `args` are fields of the library's training arguments; checkpoints are those of `run`; `threshold` separates positive pairs
     where the loss needs them (None: the median of the training labels); `margin` is that of
     `contrastive`; `patience` is the number of epochs without a better validation result after which
     training stops (None: never).
@@ -113,7 +124,7 @@ def train_embedding(
     given = {**(args or {})}
     if objective.data == "positives":  # a positive of one pair would be a negative of its double
         given.setdefault("batch_sampler", "no_duplicates")
-    trainer = SentenceTransformerTrainer(
+    trainer = _EmbeddingTrainer(
         model=model,
         args=_arguments(
             SentenceTransformerTrainingArguments,
@@ -126,7 +137,7 @@ def train_embedding(
         loss=objective.build(model, margin),
         **check,
     )
-    return Trained(model, facts, _run(trainer, patience))
+    return Trained(model, facts, _run(trainer, run, patience))
 
 
 def train_cross_encoder(
@@ -138,6 +149,7 @@ def train_cross_encoder(
     loss: str,
     output_dir: str | Path,
     seed: int,
+    run: Run,
     args: Mapping[str, Any] | None = None,
     max_length: int | None = None,
     symmetric: bool = False,
@@ -174,14 +186,14 @@ def train_cross_encoder(
         _graded(part, [(pair.label - dimension.low) / span for pair in part])
         for part in (fitted, judged)
     ]
-    trainer = CrossEncoderTrainer(
+    trainer = _CrossEncoderTrainer(
         model=model,
         args=_arguments(CrossEncoderTrainingArguments, args or {}, output_dir, seed, "eval_loss"),
         train_dataset=unit[0],
         eval_dataset=unit[1],
         loss=GradedOutputLoss(model, OUTPUT_LOSSES[loss](margin)),
     )
-    return Trained(model, facts, _run(trainer, patience))
+    return Trained(model, facts, _run(trainer, run, patience))
 
 
 def _training_data(
@@ -280,9 +292,9 @@ def _arguments(
         raise UserError(f"training arguments: {' '.join(str(error).split())}") from None
 
 
-def _run(trainer: Any, patience: int | None) -> list[dict[str, float | None]]:
+def _run(trainer: SealedTrainer, run: Run, patience: int | None) -> list[dict[str, float | None]]:
     """Train to the end; the evaluations, one per epoch."""
-    fit(trainer, patience)
+    fit(trainer, run, patience)
     return [
         {key: finite(value) for key, value in entry.items()}
         for entry in trainer.state.log_history

@@ -16,7 +16,6 @@ from sklearn.metrics import f1_score
 from torch.utils.data import Sampler
 from transformers import (
     EvalPrediction,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -25,6 +24,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import set_seed
 
+from empo.checkpoints.trainer import SealedTrainer
 from empo.corpora.labelled import Example
 from empo.raters import losses
 from empo.raters.classifier import PairClassifier, PairClassifierConfig
@@ -37,6 +37,7 @@ from empo.raters.targets import IGNORED, HeadLoss, collate, level_counts, traini
 from empo.raters.weight_average import WeightAverage
 from empo.rating import Dimension
 from empo.records import UserError
+from empo.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +69,12 @@ def train_classifier(
     folder: Path,
     seed: int,
     name: str,
+    run: Run,
 ) -> tuple[EncoderRater, dict[str, Any]]:
     """A rater trained on `train`, its epoch chosen by macro-F1 on `validation`.
 
-    `arguments` are fields of TrainingArguments; checkpoints lie in `folder`, and a training that was
-    stopped goes on from the last one. Returns the rater and facts: best score, epochs, counts.
+    `arguments` are fields of TrainingArguments; checkpoints of `run` lie in `folder`, and a training
+    that was stopped goes on from the last one. Returns the rater and facts: best score, epochs, counts.
 
     Raises UserError for labels that the loss cannot use.
     """
@@ -129,7 +131,7 @@ def train_classifier(
     )
     if settings.ema_decay:
         trainer.keep_average(WeightAverage(model, settings.ema_decay))
-    fit(trainer, settings.patience)
+    fit(trainer, run, settings.patience)
     described = rater_config(
         name,
         dimensions,
@@ -153,7 +155,7 @@ def train_classifier(
     return rater, facts
 
 
-class _Trainer(Trainer):
+class _Trainer(SealedTrainer):
     """transformers' trainer with length-grouped batches whose order depends on seed and epoch only."""
 
     def __init__(self, *, loss: HeadLoss, **kwargs: Any) -> None:
@@ -167,7 +169,7 @@ class _Trainer(Trainer):
         self.add_callback(average)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The checkpoint's model, and the weights beneath it, before old checkpoints are removed."""
+        """The checkpoint's model, and beneath it the weights whose average it is."""
         super()._save(output_dir, state_dict)
         if self.average is not None and output_dir is not None:
             self.average.write(output_dir)

@@ -19,6 +19,7 @@ from empo.raters.kinds import train_rater
 from empo.raters.settings import RaterSettings
 from empo.raters.splits import Split, check_separate, splits, with_test
 from empo.records import write_json, write_jsonl
+from empo.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def train_units(
     settings: RaterSettings,
     arguments: Mapping[str, Any],
     output: Path,
+    run: Run,
 ) -> tuple[list[Unit], list[Split]]:
     """Train every seed on every fold that is not done yet; the best model on validation is kept.
 
@@ -47,7 +49,7 @@ def train_units(
         if unit.complete:
             continue
         logger.info("seed %d, fold %d of %d", unit.seed, unit.fold + 1, len(parts))
-        _train_unit(unit, parts[unit.fold], examples, corpus, settings, arguments, output.name)
+        _train_unit(unit, parts[unit.fold], examples, corpus, settings, arguments, run)
         _clear(units)
     return units, parts
 
@@ -90,7 +92,7 @@ def _train_unit(
     corpus: LabelledCorpus,
     settings: RaterSettings,
     arguments: Mapping[str, Any],
-    name: str,
+    run: Run,
 ) -> None:
     """Train one seed on one fold; its model, its held-out predictions, and unit.json last."""
     started = time.monotonic()
@@ -101,8 +103,9 @@ def _train_unit(
         settings,
         arguments,
         unit.folder,
+        run,
         seed=unit.seed,
-        name=name,
+        name=run.folder.name,
         symmetric=corpus.symmetric,
     )
     rows = predict(trained.rater, unit, split, examples, corpus.dimensions, corpus.symmetric)

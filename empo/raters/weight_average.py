@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 BENEATH = "weights.safetensors"
-"""File of a checkpoint with the weights beneath their average."""
+"""File of a checkpoint with what lies beneath its model: the weights under their average, or the
+average where the checkpoint is from within an epoch."""
+AVERAGE, WEIGHTS = "average", "weights"
 
 
 class WeightAverage(TrainerCallback):
@@ -36,8 +39,9 @@ class WeightAverage(TrainerCallback):
         self.other = {name: p.detach().clone() for name, p in self.trained.items()}
         if state.global_step:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self.other = load_file(folder / BENEATH, device=str(args.device))
-            self.shows_average = True  # the model was loaded from the checkpoint
+            with safe_open(folder / BENEATH, "pt", device=str(args.device)) as file:
+                self.other = {name: file.get_tensor(name) for name in self.trained}
+                self.shows_average = file.metadata()["beneath"] == WEIGHTS
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -62,9 +66,10 @@ class WeightAverage(TrainerCallback):
         self._show(average=True)
 
     def write(self, folder: str | Path) -> None:
-        """Put the weights beneath the average into a checkpoint."""
+        """Put the one of weights and average that the model does not show into a checkpoint."""
         values = {name: value.contiguous() for name, value in self.other.items()}
-        save_file(values, Path(folder) / BENEATH)
+        beneath = {"beneath": WEIGHTS if self.shows_average else AVERAGE}
+        save_file(values, Path(folder) / BENEATH, beneath)
 
     @torch.no_grad()
     def _show(self, average: bool) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from empo.corpora.labelled import Example
+from empo.process import Stopped
+from empo.raters import fit
 from empo.raters.encoders import load_cross_encoder, load_embedder, resolve_encoder
 from empo.raters.similarity import SCALES, CrossEncoderRater, EmbeddingRater
 from empo.raters.similarity_losses import OBJECTIVES, OUTPUT_LOSSES
 from empo.raters.similarity_training import Trained, train_cross_encoder, train_embedding
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError
+from empo.runs import Run
 
 EMPATHY = Dimension("empathy", 1.0, 4.0, "ordinal", (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0))
 STORIES = {
@@ -79,9 +84,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+RUN = Run(Path("run"), {"command": "rater", "settings": {"loss": "mse"}})
+
+
 def embedding(encoder: str, loss: str, folder: Path, **options: Any) -> Trained:
     args = {"num_train_epochs": 1, "per_device_train_batch_size": 8, **options.pop("args", {})}
-    given = {"scale": SCALES["affine"], "seed": 1, "max_length": 32, **options}
+    given = {"scale": SCALES["affine"], "seed": 1, "run": RUN, "max_length": 32, **options}
     train, valid = given.pop("train", TRAIN), given.pop("valid", VALID)
     return train_embedding(
         train, valid, EMPATHY, encoder=encoder, loss=loss, output_dir=folder, args=args, **given
@@ -90,7 +98,7 @@ def embedding(encoder: str, loss: str, folder: Path, **options: Any) -> Trained:
 
 def cross(encoder: str, loss: str, folder: Path, **options: Any) -> Trained:
     args = {"num_train_epochs": 1, "per_device_train_batch_size": 8, **options.pop("args", {})}
-    given = {"seed": 1, "max_length": 64, **options}
+    given = {"seed": 1, "run": RUN, "max_length": 64, **options}
     return train_cross_encoder(
         TRAIN, VALID, EMPATHY, encoder=encoder, loss=loss, output_dir=folder, args=args, **given
     )
@@ -239,6 +247,32 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(
     finished = train(tiny, "mse", tmp_path, args=args)
     assert torch.equal(weights(whole), weights(finished))
     assert states[1].stat().st_mtime_ns == written, "a finished training was repeated"
+
+
+@pytest.mark.parametrize("train, loss", [(embedding, "mse"), (cross, "mse"), (embedding, "cosent")])
+def test_a_training_that_is_asked_to_stop_saves_its_step_and_ends_as_if_it_had_not_been(
+    train: Any, loss: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Signalled(fit.EpochLines):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 4:  # within the second epoch of three steps
+                os.kill(os.getpid(), signal.SIGINT)
+
+    args = {"num_train_epochs": 3, "learning_rate": 1e-3}
+    whole = train(tiny, loss, tmp_path / "whole", args=args)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "EpochLines", Signalled)
+        with pytest.raises(Stopped, match=r"stopped by SIGINT\. Saved in .*checkpoint-5: the same"):
+            train(tiny, loss, tmp_path / "stopped", args=args)
+    saved = {path.name for path in (tmp_path / "stopped" / "checkpoint-5").rglob("*")}
+    assert "manifest.json" in saved and not {"training_args.bin", "rng_state.pth"} & saved
+    resumed = train(tiny, loss, tmp_path / "stopped", args=args)
+    assert torch.equal(weights(whole), weights(resumed))
+    for one, two in zip(whole.evaluations, resumed.evaluations, strict=True):
+        timed = ("runtime", "per_second")
+        assert {k: v for k, v in one.items() if not k.endswith(timed)} == {
+            k: v for k, v in two.items() if not k.endswith(timed)
+        }
 
 
 def test_long_texts_are_counted(tiny: str, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import re
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
+from empo.checkpoints import check
 from empo.corpora.labelled import Example
+from empo.process import Stopped
 from empo.raters import fit, targets
 from empo.raters.encoder_rater import EncoderRater
 from empo.raters.inputs import InputSettings, PairTokenizer
@@ -25,6 +29,7 @@ from empo.raters.settings import RaterSettings
 from empo.raters.training import train_classifier
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError
+from empo.runs import Run
 
 LEVEL = Dimension("level", 0, 2, "ordinal", (0.0, 1.0, 2.0))
 QUESTION = Dimension("question", 0, 1, "binary", (0.0, 1.0))
@@ -41,6 +46,7 @@ ARGUMENTS = {
     "disable_tqdm": True,
     "logging_strategy": "no",
 }
+RUN = Run(Path("run"), {"command": "rater", "settings": {"loss": "cross_entropy"}})
 Train = Callable[..., tuple[EncoderRater, dict[str, Any]]]
 
 
@@ -99,6 +105,7 @@ def train(encoders: dict[str, Path], tmp_path: Path) -> Train:
             tmp_path / folder,
             seed,
             "rule",
+            RUN,
         )
 
     return run
@@ -197,6 +204,68 @@ def test_a_training_that_goes_on_is_one_that_was_never_stopped(
     assert validations(capsys.readouterr().out) == printed[1:3]  # it did not begin again
     assert equal(whole, resumed)
     assert facts == facts_resumed
+
+
+def signal_at(step: int, number: int) -> type[TrainerCallback]:
+    class Signalled(fit.EpochLines):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step - 1:
+                os.kill(os.getpid(), number)
+
+    return Signalled
+
+
+@pytest.mark.parametrize("step", [7, 15, 22, 45], ids="within first-ends within last".split())
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"save_total_limit": 1},
+        {"ema_decay": 0.9, "patience": 2},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+    ],
+    ids=["limit", "average", "accumulated"],
+)
+def test_a_training_that_is_asked_to_stop_saves_its_step_and_ends_as_if_it_had_not_been(
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+    given: dict[str, Any],
+) -> None:
+    whole, facts = train("whole", **given)
+    printed = validations(capsys.readouterr().out)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "EpochLines", signal_at(step, signal.SIGTERM))
+        with pytest.raises(Stopped) as stop:
+            train("stopped", **given)
+    saved = tmp_path / "stopped" / f"checkpoint-{step}"
+    assert stop.value.number == signal.SIGTERM and stop.value.where == f"Saved in {saved}"
+    assert check(saved, RUN.digests) is None
+    before = validations(capsys.readouterr().out)
+    assert len(before) == step // 15  # a cut-off epoch is not judged
+    resumed, facts_resumed = train("stopped", **given)
+    assert before + validations(capsys.readouterr().out) == printed
+    assert equal(whole, resumed)
+    assert facts == facts_resumed
+
+
+def test_a_damaged_checkpoint_and_one_of_another_run_are_passed_over(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, facts = train("run")
+    folder = tmp_path / "run"
+    data = bytearray((folder / "checkpoint-45" / "optimizer.pt").read_bytes())
+    data[-100] ^= 1
+    (folder / "checkpoint-45" / "optimizer.pt").write_bytes(data)
+    manifest = folder / "checkpoint-30" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(RUN.digest, "0" * 64))
+    again, repeated = train("run")
+    assert [message for message in caplog.messages if "passed over" in message] == [
+        f"{folder / 'checkpoint-45'} is passed over: optimizer.pt has changed since it was saved",
+        f"{folder / 'checkpoint-30'} is passed over: its manifest.json is that of another run",
+    ]
+    assert equal(whole, again) and facts == repeated
 
 
 def test_the_average_of_the_weights_is_what_is_kept(
@@ -385,7 +454,9 @@ def test_a_saved_rater_holds_no_pickle_and_nothing_of_the_training(
     train: Train, tmp_path: Path
 ) -> None:
     rater, _ = train(num_train_epochs=1)
-    assert list((tmp_path / "run").glob("checkpoint-*/training_args.bin"))
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    pickled = {path.name for path in checkpoint.iterdir() if path.suffix in (".bin", ".pth", ".pt")}
+    assert pickled == {"optimizer.pt", "scheduler.pt"}  # read as weights only
     rater.save(tmp_path / "rater")
     names = {path.name for path in (tmp_path / "rater").rglob("*")}
     assert {"config.json", "model.safetensors", "rater_config.json", "tokenizer.json"} <= names

@@ -5,7 +5,8 @@
 
 Writes into OUTPUT_DIR: before/ (runs that the cells start from), seed-S/models/CELL,
 seed-S/responses/CELL.jsonl, seed-S/harness/CELL, seed-S/results.json, report.md, and sweep.json,
-which keeps what was done: the same command again does only what is missing or has changed. A
+which keeps what was done: the same command again does only what is missing or has changed, and goes
+on inside the step that was stopped. A
 failing step stops the sweep; with `--keep_going true` the other cells go on. Exit code 0: all is
 done; 1: a step failed and others went on; 2: an error in what was given; 3: something asked for by
 name could not run.
@@ -18,10 +19,10 @@ from pathlib import Path
 
 from empo.alignment.launching import quiet_dependencies
 from empo.process import run
-from empo.records import write_json
+from empo.records import UserError, write_json
+from empo.runs import LOCK, alone
 from empo.settings import parse
 from empo.sweep.grid import Cell, SweepSettings, cells
-from empo.sweep.lock import alone
 from empo.sweep.steps import Steps
 
 
@@ -35,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = check(settings)
     found = cells(settings.recipe, settings.grid)
     print(f"cells: {', '.join(cell.name for cell in found)}; seeds: {settings.seeds}")
-    with alone(settings.output_dir):
-        steps = Steps(Path(settings.output_dir) / "sweep.json", settings.keep_going)
+    folder = Path(settings.output_dir)
+    refuse_others(folder)
+    with alone(folder / LOCK, folder):
+        steps = Steps(folder / "sweep.json", settings.keep_going)
         try:
             if prepare(settings, steps, start):
                 model = start if settings.before or settings.model else None
@@ -47,6 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{steps.table()}")
     print(f"\n{settings.output_dir}")
     return steps.code
+
+
+def refuse_others(folder: Path) -> None:
+    """Raise UserError where a folder holds other files than a sweep's."""
+    names = {path.name for path in folder.glob("*")} - {LOCK}
+    if names and not any(name.startswith(("sweep.", "seed-", "before", "nidf.")) for name in names):
+        raise UserError(
+            f"{folder}: the folder is not empty and holds no sweep. Choose an empty or a new output "
+            "folder."
+        )
 
 
 def prepare(settings: SweepSettings, steps: Steps, start: str) -> bool:

@@ -78,6 +78,7 @@ def metrics_step(settings: SweepSettings, seed: int, cells: Sequence[Cell]) -> S
     replies += [folder / "responses" / f"{cell.name}.jsonl" for cell in cells]
     table = Path(settings.nidf_table) if settings.nidf_table else nidf_path(settings)
     argv = ["--responses", *map(str, replies), "--output", str(folder), "--nidf-table", str(table)]
+    argv += ["--overwrite", "true", "--bertscore-cache", str(root / "bertscores.sqlite")]
     argv += ["--suite", settings.suite] if settings.suite else []
     argv += ["--metrics", ",".join(settings.metrics)] if settings.metrics else []
     argv += ["--lexicons", settings.lexicons] if settings.lexicons else []

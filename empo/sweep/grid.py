@@ -17,7 +17,7 @@ from empo.settings import option
 
 START = "start"
 """The system whose model the training of every cell starts from."""
-FIXED = ("output_dir", "dialogues", "model", "seed")
+FIXED = ("output_dir", "dialogues", "model", "seed", "fresh")
 """Settings of a recipe that the sweep gives itself."""
 LONGEST_NAME = 100
 

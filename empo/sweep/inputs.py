@@ -16,7 +16,7 @@ _CORPUS = (".csv", ".tsv", ".jsonl", ".parquet")
 _MODEL = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _UNITS = "units"
 """Sub-folder of a rater with its single trainings, which no score comes from."""
-_WRITTEN = ("output", "output_dir", "rater_cache")
+_WRITTEN = ("output", "output_dir", "rater_cache", "bertscore_cache")
 
 
 def digests(paths: Iterable[Path]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import shlex
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from empo.process import Stopped, stop_when_saved
 from empo.records import UserError, read_json, write_json
-from empo.runs import now
+from empo.runs import ACCEPT, ANEW, LOCK, alone, now
 from empo.sweep.inputs import digests
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +49,11 @@ class Sweep(TypedDict):
 
 
 _SWEEP = TypeAdapter(Sweep)
+_LOOK_SECONDS = 0.2
+_ANEW = "Delete that folder to train it anew, or take another output_dir."
+_ACCEPT = (
+    "`accept_changes: true` in its settings continues it all the same; its folder then says so."
+)
 
 
 def read_steps(path: Path) -> dict[str, StepRecord]:
@@ -133,9 +140,10 @@ class Steps:
                 raise
             if not self.keep_going:
                 raise UserError(
-                    f"{step.key}: {error}\nWhat is done stays done: the same command goes on here."
+                    f"{step.key}: {_in_a_sweep(str(error))}\n"
+                    "What is done stays done: the same command goes on here."
                 ) from None
-            text = error if foreseen else traceback.format_exc()
+            text = _in_a_sweep(str(error)) if foreseen else traceback.format_exc()
             print(f"error: {step.key}: {text}", file=sys.stderr)
         finally:
             self.outcomes.append((step, status, time.monotonic() - begun))
@@ -170,7 +178,8 @@ class Steps:
         begun = time.monotonic()
         code = _run(step)
         if code not in (0, 3):
-            raise UserError(f"exit code {code}; what went wrong stands above.")
+            told = f" For a sweep, instead of --fresh: {_ANEW}" if step.launch else ""
+            raise UserError(f"exit code {code}; what went wrong stands above.{told}")
         status: Literal["done", "incomplete"] = "incomplete" if code == 3 else "done"
         seconds = round(time.monotonic() - begun, 1)
         self._known[step.key] = {
@@ -222,9 +231,52 @@ def _run(step: Step) -> int:
     if step.work is not None:
         return step.work()
     if step.launch:
-        done = subprocess.run([*step.launch, str(ROOT / step.script), *step.argv], check=False)
-        return done.returncode
+        return _launched(step)
     return load_script(step.script).main(list(step.argv))
+
+
+def _launched(step: Step) -> int:
+    """The exit code of a step in processes of its own; a signal goes to all of them.
+
+    Raises Stopped when they have saved: they hold the lock of the step's folder until then, also
+    where their launcher ends at once.
+    """
+    folder = step.outputs[0].parent
+    words = [*step.launch, str(ROOT / step.script), *step.argv]
+    told = False
+    with (
+        stop_when_saved("the processes of this step have saved") as stop,
+        subprocess.Popen(words, process_group=0) as launcher,
+    ):
+        while True:
+            try:
+                code = launcher.wait(timeout=_LOOK_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                if stop.number is not None and not told:
+                    os.killpg(launcher.pid, stop.number)
+                    told = True
+        while stop.number is not None and _in_use(folder):
+            time.sleep(_LOOK_SECONDS)
+    if stop.number is not None:
+        raise Stopped(stop.number)
+    return code
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process holds the lock of a run folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with alone(folder / LOCK, folder):
+            return False
+    except UserError:
+        return True
+
+
+def _in_a_sweep(text: str) -> str:
+    """The message of a command with what a sweep has in place of the command's own options."""
+    return text.replace(ANEW, _ANEW).replace(ACCEPT, _ACCEPT)
 
 
 def _free_memory() -> None:

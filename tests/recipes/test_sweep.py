@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from killed import asked_to_stop
 from tiny_runs import TINY, Shelf, recipe
 from tiny_sweeps import OURS, refused, state, sweep, written
 
-from empo.records import UserError, read_json, read_responses, write_json
-from empo.sweep.lock import LOCK, alone
+from empo.records import UserError, read_json, read_responses
+from empo.runs import LOCK, alone
+from empo.sweep.steps import Step, Steps
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,8 @@ def test_another_training_split_is_noticed_by_trainings_and_word_frequencies(
         f"lora_alpha=4, seed 42, train: {model}: this run was trained on other data: "
         f"{corpus / 'train.csv'} (train) is not the file that it began with."
     )
-    assert "Restore it, or choose another output folder." in said
+    assert "Restore it. Delete that folder to train it anew, or take another output_dir." in said
+    assert "--fresh" not in said
     printed = capsys.readouterr().out
     assert f"== nidf\nchanged since it was done: {corpus / 'train.csv'}\nempo nidf-table" in printed
     assert (out / "nidf.json").read_bytes() != table
@@ -194,53 +196,96 @@ def test_a_report_that_was_edited_is_written_again(
 def test_a_second_sweep_in_the_folder_stops_at_once(done: Path) -> None:
     out = done.with_name("out")
     before = state(out)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        lock = {"process": other.pid, "host": os.uname().nodename, "started": "today"}
-        write_json(out / LOCK, lock)
+    with alone(out / LOCK, out):
         said = refused(done)
-        other.communicate(b"\n")
     assert said == (
-        f"{out}: another sweep works in this folder (process {other.pid} on {lock['host']}, since "
-        "today). Wait for it, or take another output_dir. If that process is no sweep any more, "
-        f"delete {out / LOCK}."
+        f"{out}: another process is at work on it. Wait until it has ended, stop it, or choose "
+        "another place for this one."
     )
-    (out / LOCK).unlink()
     assert state(out) == before
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("{}")
-    with (
-        pytest.raises(UserError, match="the folder is not empty and holds no sweep"),
-        alone(tmp_path),
-    ):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, shelf: Shelf) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("{}")
+    assert refused(written(tmp_path, shelf)) == (
+        f"{tmp_path / 'out'}: the folder is not empty and holds no sweep. Choose an empty or a new "
+        "output folder."
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
 
 
-def test_the_lock_is_held_taken_over_from_the_dead_and_released(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_sweep_stops_with_its_step_and_goes_on_inside_it(
+    done: Path, shelf: Shelf, tmp_path: Path
 ) -> None:
-    with alone(tmp_path):
-        assert read_json(tmp_path / LOCK)["process"] == os.getpid()
-    assert not (tmp_path / LOCK).exists()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    lock = {"process": dead.pid, "host": os.uname().nodename, "started": "today"}
-    write_json(tmp_path / LOCK, lock)
-    with pytest.raises(ValueError, match="stopped"), alone(tmp_path):
-        assert read_json(tmp_path / LOCK)["process"] == os.getpid()
-        raise ValueError("stopped")
-    assert f"process {dead.pid} has died without releasing it; this" in capsys.readouterr().out
-    assert not (tmp_path / LOCK).exists()
-    write_json(tmp_path / LOCK, {**lock, "host": "another-machine"})
-    with pytest.raises(UserError, match="on another-machine, since today"), alone(tmp_path):
-        pass
-    (tmp_path / LOCK).write_text("{}")
-    told = "this is no lock of a sweep. If no sweep runs in"
-    with pytest.raises(UserError, match=told), alone(tmp_path):
-        pass
-    assert (tmp_path / LOCK).is_file()
+    cell, seed = "lora_alpha=4", tmp_path / "out" / "seed-42"
+    path = written(tmp_path, shelf, overrides={**OURS, "eval_strategy": "no"})
+    log = seed / "models" / cell / "log.jsonl"
+    said = tmp_path / "said.txt"
+    code = asked_to_stop(signal.SIGTERM, log.exists, said, lambda: sweep(path))
+    assert code == 143
+    (number,) = (int(folder.name[11:]) for folder in (seed / "models" / cell).glob("checkpoint-*"))
+    assert said.read_text().endswith(
+        f"stopped by SIGTERM. Saved in {seed / 'models' / cell / f'checkpoint-{number}'}: the same "
+        "command goes on with what is missing.\n"
+    )
+    known = read_json(tmp_path / "out" / "sweep.json")["steps"]
+    assert list(known) == ["nidf", "start, replies"]
+    assert sweep(path) == 0
+    assert read_json(seed / "models" / cell / "run.json")["status"] == "complete"
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert sweep(written(whole, shelf, overrides={**OURS, "eval_strategy": "no"})) == 0
+    for name in ("results.json", "responses/lora_alpha=4.jsonl"):
+        one, two = ((folder / "out" / "seed-42" / name) for folder in (tmp_path, whole))
+        if name.endswith(".jsonl"):
+            assert one.read_bytes() == two.read_bytes()
+        else:
+            assert read_json(one)["systems"] == read_json(two)["systems"]
+
+
+LAUNCHER = """
+import subprocess, sys
+subprocess.Popen([sys.executable, *sys.argv[1:]]).wait()  # as accelerate: it dies of the signal
+"""
+TRAINING = """
+import signal, sys, time
+from pathlib import Path
+from empo.process import Stopped, run, stop_when_saved
+from empo.runs import LOCK, alone
+def main():
+    folder = Path(sys.argv[1])
+    with alone(folder / LOCK, folder), stop_when_saved("it is done") as stop:
+        (folder / "begun").touch()
+        while stop.number is None:
+            time.sleep(0.01)
+        time.sleep(1)
+        (folder / "saved").touch()
+    raise Stopped(stop.number)
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_a_launched_step_and_the_sweep_waits_until_it_has_saved(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    script, launcher = tmp_path / "training.py", tmp_path / "launcher.py"
+    script.write_text(TRAINING)
+    launcher.write_text(LAUNCHER)
+    folder = tmp_path / "model"
+    launch = (sys.executable, str(launcher))
+    step = Step("a", 1, "train", str(script), [str(folder)], [], [folder / "run.json"], launch)
+    said = tmp_path / "said.txt"
+    begun = (folder / "begun").exists
+    steps = Steps(tmp_path / "sweep.json")
+    assert asked_to_stop(number, begun, said, lambda: int(steps.do(step))) == code
+    assert (folder / "saved").exists()
+    assert said.read_text().splitlines()[-1] == (
+        f"stopped by {signal.Signals(number).name}. What is done is kept: the same command goes on "
+        "with what is missing."
+    )
+    assert not (tmp_path / "sweep.json").exists()
 
 
 @pytest.mark.slow

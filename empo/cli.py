@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any, Literal
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.process import run
-from empo.records import NIDF_SCHEMA, UserError, write_json
+from empo.records import NIDF_SCHEMA, UserError, read_json, write_json
+from empo.runs import MANIFEST, alone
 from empo.settings import option, parse
 
 
@@ -57,20 +59,22 @@ def pairs_command(argv: Sequence[str]) -> int:
     print(corpus.summary())
     exchanges = corpus.exchanges()
     draws = Draws(exchanges, table, settings.seed)
-    statistics = write_pairs(
-        draws,
-        exchanges,
-        settings.epochs,
-        settings.output,
-        facts={
-            "corpus": corpus.facts(),
-            "opposites": {
-                name: {"opposite": o.label, "source": o.source} for name, o in table.items()
+    output = Path(settings.output)
+    with alone(output.with_name(f".{output.name}.lock"), output):
+        statistics = write_pairs(
+            draws,
+            exchanges,
+            settings.epochs,
+            output,
+            facts={
+                "corpus": corpus.facts(),
+                "opposites": {
+                    name: {"opposite": o.label, "source": o.source} for name, o in table.items()
+                },
             },
-        },
-        system_message=settings.system_message,
-        file_format=settings.format,
-    )
+            system_message=settings.system_message,
+            file_format=settings.format,
+        )
     _print_pairs(statistics, draws.pool_sizes(), list(pairs(draws, exchanges, 0))[: settings.show])
     print(f"\n{len(exchanges):,} pairs x {settings.epochs} epochs in {settings.output}")
     return 0
@@ -140,7 +144,8 @@ class MergeSettings:
 def merge_command(argv: Sequence[str]) -> int:
     """Merge an adapter chain into its base and save a plain model.
 
-    Merging is done in float32, then cast. Example: empo merge --model runs/dpo
+    Merging is done in float32, then cast. The folder appears when all of it is written; the same
+    command again finds it done. Example: empo merge --model runs/dpo
     """
     from empo.alignment.launching import quiet_dependencies
 
@@ -154,11 +159,31 @@ def merge_command(argv: Sequence[str]) -> int:
     if not source.adapters:
         raise UserError(f"{settings.model}: there is no adapter to merge.")
     output = Path(settings.output or Path(settings.model) / models.MERGED)
-    if output.is_dir() and any(output.iterdir()):
-        raise UserError(f"{output}: the folder is not empty; choose another --output.")
-    models.merge(source, output, settings.dtype)
+    beside = output.with_name(f".{output.name}.partial")
+    with alone(output.with_name(f".{output.name}.lock"), output):
+        if not _merged(output, source.facts(), settings.dtype):
+            shutil.rmtree(beside, ignore_errors=True)  # a kill may have left it
+            models.merge(source, beside, settings.dtype)
+            if output.is_dir():
+                output.rmdir()
+            beside.rename(output)
     print(f"{source.base} + {', '.join(source.adapters)}: {output}")
     return 0
+
+
+def _merged(output: Path, merged: dict[str, Any], dtype: str) -> bool:
+    """Whether this very merge lies in `output` already; UserError where something else does."""
+    if not output.is_dir() or not any(output.iterdir()):
+        return False
+    if not (output / MANIFEST).is_file():
+        raise UserError(
+            f"{output}: the folder is not empty and has no {MANIFEST}, which a merge writes last: a "
+            "merge that was stopped, or something else. Delete it, or choose another --output."
+        )
+    there = read_json(output / MANIFEST)
+    if (there.get("merged"), there.get("dtype")) != (merged, dtype):
+        raise UserError(f"{output}: the folder is not empty; choose another --output.")
+    return True
 
 
 @dataclass

@@ -14,7 +14,7 @@ from empo.emotions import OPPOSITES
 from empo.metrics.repetition import repeats_itself
 from empo.rating import Rater
 from empo.records import Response, UserError, read_jsonl, read_responses, write_json
-from empo.runs import read_run
+from empo.runs import LOCK, alone, read_run
 from empo.settings import option, parse
 from empo.sweep.steps import load_script
 
@@ -55,7 +55,13 @@ def demo_command(argv: Sequence[str]) -> int:
     )
     if not (ROOT / "recipes" / "tiny").is_dir():
         raise UserError(f"{ROOT} holds no recipes: run `empo demo` from a checkout of EmPO.")
-    folder, source, seed = Path(settings.output), Path(settings.dialogues), settings.seed
+    folder = Path(settings.output)
+    with alone(folder / LOCK, folder):
+        return _demonstrate(folder, Path(settings.dialogues), settings.seed)
+
+
+def _demonstrate(folder: Path, source: Path, seed: int) -> int:
+    """Every step of the flow; what is done is not done again."""
     composed = (source / "levels.csv").is_file()
 
     _say("1/7 preference pairs")

@@ -28,6 +28,8 @@ from empo.runs import versions
 
 _ROW_GROUP = 20_000
 """Pairs of a parquet file that are in memory at once."""
+UNFINISHED = ".unfinished"
+"""File in a folder of pairs while it is written; where it is left, the rest is not whole."""
 
 
 class Draws:
@@ -180,9 +182,12 @@ def write_pairs(
     """Write `epoch-0`, `epoch-1`, ... and `manifest.json` into `output`; return the statistics.
 
     The same draws write the same bytes. `facts` (corpus, table of opposites) go into the manifest.
-    Raises UserError where the folder holds something else.
+    What a command that was killed has left is written again. Raises UserError where the folder
+    holds something else.
     """
     output = Path(output)
+    unfinished = output / UNFINISHED
+    killed = unfinished.is_file()
     if (output / "manifest.json").is_file():
         before = read_json(output / "manifest.json")
         if before.get("schema") != PAIRS_SCHEMA:
@@ -194,13 +199,20 @@ def write_pairs(
                 f"{output}: holds pairs of another draw (it differs in {', '.join(differing)}); "
                 "choose a new folder."
             )
-        (output / "manifest.json").unlink()  # written last: its files belong to it
+        unfinished.touch()
         for entry in before["files"]:
             (output / Path(entry["file"]).name).unlink(missing_ok=True)
+        (output / "manifest.json").unlink()  # it names the files that are to go
     elif output.exists() and not output.is_dir():
         raise UserError(f"{output}: this is a file; --output is a folder.")
-    elif output.is_dir() and any(output.iterdir()):
+    elif output.is_dir() and not killed and any(output.iterdir()):
         raise UserError(f"{output}: the folder is not empty; choose a new folder for the pairs.")
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+    for pattern in ("epoch-*", ".epoch-*", ".manifest.*") if killed else ():
+        for left in output.glob(pattern):
+            left.unlink()
     system = [{"role": "system", "content": system_message}] if system_message else []
     files = []
     for epoch in range(epochs):
@@ -226,6 +238,7 @@ def write_pairs(
         "versions": versions(),
     }
     write_json(output / "manifest.json", manifest)
+    unfinished.unlink()
     return statistics
 
 

@@ -21,7 +21,7 @@ from empo.records import (
     write_json,
     write_jsonl,
 )
-from empo.runs import now, versions
+from empo.runs import alone, now, versions
 from empo.settings import option, parse
 
 
@@ -71,15 +71,23 @@ def rate_command(argv: Sequence[str]) -> int:
     (settings,) = parse(
         argv, RateSettings, prog="empo rate", description=rate_command.__doc__ or ""
     )
+    ids, pairs = read_pairs(settings.input)
+    output = Path(settings.output)
+    with alone(output.with_name(f".{output.name}.lock"), output):
+        return _rate(settings, ids, pairs)
+
+
+def _rate(settings: RateSettings, ids: Sequence[str], pairs: Sequence[RatingInput]) -> int:
+    """Score the pairs, write ratings and manifest, say what was found."""
     from empo.raters.combined import CachedRater
     from empo.raters.loading import load_raters
     from empo.raters.rating_store import default_store
 
-    ids, pairs = read_pairs(settings.input)
     rater = CachedRater(
         load_raters(settings.rater, settings.device), settings.cache or default_store()
     )
     ratings = checked(rater.score(pairs, batch_size=settings.batch_size), len(pairs))
+    Path(manifest_of(settings.output)).unlink(missing_ok=True)  # it is there with its ratings only
     write_jsonl(settings.output, rows(ids, ratings))
     unscored = int(np.isnan(ratings.scores).any(axis=1).sum())
     counts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -14,6 +15,10 @@ from empo import cli, preferences
 from empo.emotions import OPPOSITES
 from empo.metrics.nidf import load_table
 from empo.records import PAIRS_SCHEMA, Pair, read_jsonl, sha256
+from empo.runs import alone
+
+sys.path.insert(0, str(Path(__file__).parent))
+from killed import contents, killed_before
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = str(ROOT / "data" / "sample")
@@ -180,6 +185,38 @@ def test_seed_and_own_table_change_the_draw(
     own.write_text("label,opposite\nsad,joyful\njoyful,sad\n")
     assert call(monkeypatch, "pairs", *words, str(tmp_path / "few"), "--opposites", str(own)) == 2
     assert "'afraid' (8 exchanges) has no opposite in the table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_a_command_killed_before_any_change_of_a_file_ends_in_the_same_files(
+    tmp_path: Path, file_format: str
+) -> None:
+    words = ["--dialogues", SAMPLE, "--split", "valid", "--epochs", "2", "--format", file_format]
+    assert cli.pairs_command([*words, "--output", str(tmp_path / "whole")]) == 0
+    for change in itertools.count(1):
+        output = tmp_path / str(change)
+        given = [*words, "--output", str(output)]
+        killed = killed_before(change, output, lambda: cli.pairs_command(given))  # noqa: B023
+        assert cli.pairs_command(given) == 0
+        assert contents(output) == contents(tmp_path / "whole"), change
+        assert [path.name for path in output.iterdir() if path.name.startswith(".")] == []
+        if not killed:
+            break
+        if change % 3 == 0:  # the folder is there, and the command is killed while it begins anew
+            killed_before(3, output, lambda: cli.pairs_command(given))  # noqa: B023
+            assert cli.pairs_command(given) == 0
+            assert contents(output) == contents(tmp_path / "whole"), change
+    assert change > 8
+
+
+def test_a_second_command_on_the_folder_stops_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    words = ["pairs", "--dialogues", SAMPLE, "--split", "valid", "--output", str(output)]
+    with alone(tmp_path / ".out.lock", output):
+        assert call(monkeypatch, *words) == 2
+    assert f"error: {output}: another process is at work on it." in capsys.readouterr().err
 
 
 # --- a user's errors ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +71,12 @@ class ResponsesSettings:
     bertscore_rescale: bool = option(False, help="rescale with the baseline of a hub model")
     rater_cache: str | None = option(
         None, help="file that keeps ratings for the next time (OUTPUT/ratings.sqlite if not given)"
+    )
+    bertscore_cache: str | None = option(
+        None, help="file that keeps BERTScores likewise (OUTPUT/bertscores.sqlite if not given)"
+    )
+    overwrite: bool = option(
+        False, help="replace results of other responses that lie in the output folder"
     )
     suite: str | None = option(None, help=SUITE)
     resamples: int = option(9_999, help="permutations and bootstrap samples of every comparison")
@@ -169,10 +176,42 @@ def load_sources(
                 settings.bertscore_layer,
                 idf=settings.bertscore_idf,
                 rescale=settings.bertscore_rescale,
+                cache=settings.bertscore_cache or output / "bertscores.sqlite",
             )
         except UserError as error:
             unavailable["bertscore"] = str(error)
     return found, unavailable
+
+
+def refuse_other_results(output: Path, inputs: list[dict[str, Any]]) -> None:
+    """Raise UserError where `output` has results of responses that are not among the inputs."""
+    path = output / "results.json"
+    if not path.is_file():
+        return
+    there = read_json(path)
+    before = there.get("inputs") if isinstance(there, dict) else None
+    if before is None:
+        raise UserError(
+            f"{path}: this file is not of eval/responses.py. Choose another --output, or replace it "
+            "with --overwrite."
+        )
+    if other := [_named(entry) for entry in before if not any(map(partial(_same, entry), inputs))]:
+        raise UserError(
+            f"{path}: these are results of {', '.join(other)}, which is not what is given now. "
+            "Choose another --output, or replace them with --overwrite."
+        )
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two entries of `inputs` have the same content, wherever it lies."""
+    return all(one.get(key) == other.get(key) for key in ("sha256", "files", "split"))
+
+
+def _named(entry: dict[str, Any]) -> str:
+    """An entry of `inputs` in a person's words: of a corpus its source, of a file name and digest."""
+    if "sha256" in entry:
+        return f"{entry['file']} (sha256 {entry['sha256'][:12]})"
+    return f"{entry.get('source')} [{entry.get('split')}]"
 
 
 def load_systems(

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 from empo.harness.protocol import Protocol, same_evaluation
 from empo.harness.task_files import digests
 from empo.process import run
-from empo.runs import versions
+from empo.runs import LOCK, alone, versions
 from empo.settings import option
 from empo.suites import HELP, parse_with_suite
 
@@ -51,11 +52,19 @@ class Settings(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, load, measure, save, compare, say where it is."""
+    """Parse, and measure while no other process does."""
     argv = sys.argv[1:] if argv is None else argv
     settings = parse_with_suite(
         argv, Settings, "harness", prog="eval/harness.py", description=__doc__ or ""
     )
+    output = Path(settings.output)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes it is the one that writes
+    with alone(output / LOCK, output) if first else nullcontext():
+        return evaluate(settings, argv)
+
+
+def evaluate(settings: Settings, argv: Sequence[str]) -> int:
+    """Measure what is missing, save, compare, say where it is; the exit code."""
     asked = {field.name: getattr(settings, field.name) for field in fields(Protocol) if field.init}
     protocol = Protocol(**asked)
     from empo.alignment.launching import quiet_dependencies

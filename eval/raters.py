@@ -10,7 +10,8 @@ compared in pairs on the same inputs. Judge on groups (seeker posts, dialogues, 
 rater was trained on: what it has seen it may only remember. Runs of recipes/rater.py with the same
 data and split are compared with --held-out, on the predictions for what they held out.
 
-Writes rater.json, rater.md and rater-reliability.svg. Exit code 0: done; 2: an error in what was
+Writes rater.json, rater.md and rater-reliability.svg; scores are kept in ratings.sqlite, and a second
+run makes only those that are missing. Exit code 0: done; 2: an error in what was
 given; 3: a dimension asked for by name that a rater does not have (it stands in `not_run`).
 """
 
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from empo.process import run
 from empo.records import write_json
+from empo.runs import LOCK, alone
 from empo.settings import option, parse
 
 if TYPE_CHECKING:
@@ -98,16 +100,19 @@ _NOT_HELD_OUT = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, load, measure, save, say where it is."""
+    """Parse, load, measure while no other process does, save, say where it is."""
     argv = sys.argv[1:] if argv is None else argv
     (settings,) = parse(argv, Settings, prog="eval/raters.py", description=__doc__ or "")
     command = shlex.join(["python", "eval/raters.py", *argv])
+    output = Path(settings.output)
     if settings.held_out:
         from empo.raters.held_out_comparison import compare_held_out
 
         results = compare_held_out(names(settings.held_out))
-        return write(results | {"command": command}, settings.output)
+        with alone(output / LOCK, output):
+            return write(results | {"command": command}, settings.output)
     from empo.corpora.examples import load_labelled
+    from empo.raters.combined import CachedRater
     from empo.raters.loading import load_rater
 
     options = {"split": settings.split, "definitions": settings.definitions}
@@ -119,7 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         name: load_rater(folder, settings.device, settings.scale)
         for name, folder in names(settings.rater).items()
     }
-    return measure(raters, corpus, settings, command)
+    with alone(output / LOCK, output):
+        cache = output / "ratings.sqlite"
+        cached = {name: CachedRater(rater, cache) for name, rater in raters.items()}
+        return measure(cached, corpus, settings, command)
 
 
 def measure(

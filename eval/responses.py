@@ -12,7 +12,9 @@ table), iva (emotional intensity, valence, arousal, dominance; needs the NRC lex
 emotion_shares (EmoLex), repetition, length. Systems are compared in pairs on the exchanges that all
 answered.
 
-Writes results.json, per_response.jsonl, report.md and figures. Exit code 0: done; 2: an error in
+Writes results.json (last), per_response.jsonl, report.md and figures; scores of raters and of
+bertscore are kept, and a second run makes only those that are missing. Results of other responses are
+replaced with --overwrite only. Exit code 0: done; 2: an error in
 what was given; 3: something asked for by name could not run (it stands in `not_run`).
 """
 
@@ -22,25 +24,43 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from empo.measure import ResponsesSettings, load_sources, load_systems
+from empo.measure import ResponsesSettings, load_sources, load_systems, refuse_other_results
 from empo.process import run
+from empo.records import Response
+from empo.runs import LOCK, alone
 from empo.suites import parse_with_suite
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, load, measure, save, say where it is."""
+    """Parse, and measure while no other process does."""
     argv = sys.argv[1:] if argv is None else argv
     settings = parse_with_suite(
         argv, ResponsesSettings, "responses", prog="eval/responses.py", description=__doc__ or ""
     )
+    systems, facts, trained = load_systems(settings)
+    output = Path(settings.output)
+    with alone(output / LOCK, output):
+        if not settings.overwrite:
+            refuse_other_results(output, facts)
+        return measure(settings, argv, systems, facts, trained)
+
+
+def measure(
+    settings: ResponsesSettings,
+    argv: Sequence[str],
+    systems: dict[str, list[Response]],
+    facts: list[dict[str, Any]],
+    trained: dict[str, dict[str, Any]],
+) -> int:
+    """Measure, save, say where it is; the exit code."""
     from empo.metrics.evaluation import METRICS, evaluate
     from empo.reporting.report import write_report
     from empo.reporting.results import write_results
     from empo.reporting.summary import summary
 
     output = Path(settings.output)
-    systems, facts, trained = load_systems(settings)
     sources, unavailable = load_sources(settings, output)
     for name, reason in unavailable.items():
         print(f"{name} will not run: {reason}", file=sys.stderr)
@@ -60,8 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, training in trained.items():
         results["systems"][name] |= {"trained": training, "reasons": {}}
 
-    write_results(output / "results.json", results)
+    (output / "results.json").unlink(missing_ok=True)  # it says that all beside it is of one run
     report = write_report(results, output, published=published)
+    write_results(output / "results.json", results)
     print(summary(results))
     print(f"\n{report}\n{output / 'results.json'}")
     failed = [entry for entry in results["not_run"] if entry["metric"] in settings.asked]

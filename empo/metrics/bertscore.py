@@ -7,6 +7,8 @@ reference, F1 of both (Zhang et al., ICLR 2020). The scores are those of the pac
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from empo.metrics import MetricResult
 from empo.metrics.length import characters
+from empo.metrics.score_store import ScoreStore
 from empo.metrics.statistics import describe
 from empo.models import weights_identity
 from empo.records import Response, UserError, read_json
@@ -93,9 +96,15 @@ def bertscore(responses: Sequence[Response], scorer: Scorer, seed: int = 0) -> M
 
 
 class Scorer:
-    """One loaded encoder, with which every distinct pair of texts is scored once."""
+    """One loaded encoder, with which every distinct pair of texts is scored once.
 
-    def __init__(self, bert: BERTScorer, batch_size: int, signature: str) -> None:
+    With a store also over several commands: every batch is kept when it is done, by the signature,
+    the references that idf weights are of, and both texts.
+    """
+
+    def __init__(
+        self, bert: BERTScorer, batch_size: int, signature: str, store: ScoreStore | None = None
+    ) -> None:
         self._bert = bert
         self._tokenizer = bert._tokenizer
         self.signature = signature
@@ -108,6 +117,7 @@ class Scorer:
         self._batch_size = batch_size
         self._known: dict[tuple[str, str], tuple[float, float, float]] = {}
         self._weighed: list[str] = []
+        self._store = store
 
     def token_counts(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text before it is cut, without special ones, shape (n,); 0 for a blank one."""
@@ -138,6 +148,7 @@ class Scorer:
 
         No text may be blank. NaN where idf leaves a text without any weight.
         """
+        self._recall(sorted({*pairs} - self._known.keys()))
         new = sorted({*pairs} - self._known.keys(), key=lambda pair: (max(map(len, pair)), pair))
         size = self._batch_size
         with tqdm(
@@ -147,11 +158,32 @@ class Scorer:
                 some = new[start : start + size]
                 columns = self._bert.score(*map(list, zip(*some, strict=True)), batch_size=size)
                 rows = zip(*(column.tolist() for column in columns), strict=True)
-                self._known.update(zip(some, rows, strict=True))
+                made = dict(zip(some, rows, strict=True))
+                self._known.update(made)
+                if self._store is not None:
+                    keys = self._keys(some)
+                    self._store.write(dict(zip(keys, made.values(), strict=True)))
                 bar.update(len(some))
         scores = np.reshape([self._known[pair] for pair in pairs], (-1, 3)).astype(float)
         scores[np.isnan(scores).any(axis=1)] = np.nan  # the library's F1 is 0 there
         return scores
+
+    def _recall(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Take up what an earlier command has scored."""
+        if self._store is None:
+            return
+        by_key = dict(zip(self._keys(pairs), pairs, strict=True))
+        found = self._store.read(list(by_key))
+        self._known.update({by_key[key]: (p, r, f1) for key, (p, r, f1) in found.items()})
+
+    def _keys(self, pairs: Sequence[tuple[str, str]]) -> list[bytes]:
+        made_by = hashlib.sha256(json.dumps([self.signature, self._weighed]).encode())
+        keys = []
+        for pair in pairs:
+            key = made_by.copy()
+            key.update(json.dumps(pair).encode())
+            keys.append(key.digest())
+        return keys
 
 
 def load_scorer(
@@ -162,13 +194,15 @@ def load_scorer(
     rescale: bool = False,
     device: str | None = None,
     batch_size: int = 64,
+    cache: str | Path | None = None,
 ) -> Scorer:
     """Load an encoder for BERTScore: a hub id, a local folder, or `minilm`, the packaged one.
 
     `layer` is the one whose embeddings are compared; by default that of bert-score's table (17 of
     roberta-large), or a local folder's last. `idf` weighs tokens by their rarity in the references;
     `rescale` uses bert-score's English baselines, which hub models of its table have. `device` is
-    by default the GPU where there is one.
+    by default the GPU where there is one. `cache` is a file that keeps scores; it is not used for a
+    hub model whose commit is not known.
 
     Raises UserError where the packages or the model are missing, no layer is known, the layer does
     not exist, or a baseline is wanted that there is not.
@@ -227,7 +261,9 @@ def load_scorer(
         f"({digest}), {which} {chosen}, {bert._tokenizer.model_max_length} tokens; "
         f"{'rescaled with the English baseline' if rescale else 'not rescaled'}"
     )
-    return Scorer(bert, batch_size, signature)
+    known = any(identity.get(of) for of in ("sha256", "commit"))
+    store = ScoreStore(cache) if cache is not None and known else None
+    return Scorer(bert, batch_size, signature, store)
 
 
 def _prepare(bert: BERTScorer) -> None:

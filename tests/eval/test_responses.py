@@ -11,7 +11,11 @@ from empo.dialogues import Dialogue, Turn
 from empo.metrics.iva import INTENSITY_FILE, VAD_FILE
 from empo.metrics.nidf import build_table
 from empo.rating import MECHANISMS, Dimension
-from empo.records import UserError, write_json, write_jsonl
+from empo.records import UserError, sha256, write_json, write_jsonl
+from empo.runs import alone
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from killed import contents, killed_before
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "responses.py"
 TEXTS = {
@@ -368,3 +372,52 @@ def test_command_writes_and_ends_with_0(files):
     done = run_command("--responses", *systems_of(files), "--output", str(files / "out"))
     assert (done.returncode, done.stderr) == (0, "")
     assert read(files / "out")["command"].startswith("python eval/responses.py --responses")
+
+
+# --- what an earlier run left ---
+
+
+def timeless(folder):
+    return read(folder) | {"created": None, "command": None}
+
+
+def test_a_command_killed_before_any_change_of_a_file_ends_in_the_same_results(main, files):
+    argv = ["--responses", *systems_of(files), "--metrics", "nidf,length", "--resamples", "99"]
+    argv += ["--nidf-table", str(files / "nidf.json"), "--output"]
+    assert main([*argv, str(files / "whole")]) == 0
+    for change in (*range(1, 12), 15, 20, 25, 10_000):
+        out = files / f"out-{change}"
+        killed = killed_before(change, out, lambda: main([*argv, str(out)]))  # noqa: B023
+        assert not (out / "results.json").exists() or not killed or (out / "report.md").exists()
+        assert main([*argv, str(out)]) == 0
+        assert timeless(out) == timeless(files / "whole"), change
+        assert contents(out).keys() == contents(files / "whole").keys()
+    assert not killed
+
+
+def test_results_of_other_responses_are_kept_unless_it_is_said(main, files):
+    argv = ["--metrics", "length", "--resamples", "99", "--output", str(files / "out")]
+    sft, dpo = systems_of(files)
+    assert main(["--responses", sft, *argv]) == 0
+    assert main(["--responses", sft, dpo, *argv]) == 0  # nothing is lost: it is measured again
+    before = read(files / "out")
+    with pytest.raises(UserError) as error:
+        main(["--responses", dpo, *argv])
+    digest = sha256(sft)[:12]
+    assert str(error.value) == (
+        f"{files / 'out' / 'results.json'}: these are results of {Path(sft).name} (sha256 {digest}), "
+        "which is not what is given now. Choose another --output, or replace them with --overwrite."
+    )
+    assert read(files / "out") == before
+    assert main(["--responses", dpo, *argv, "--overwrite"]) == 0
+    assert set(read(files / "out")["systems"]) == {Path(dpo).stem, "human"}
+    (files / "out" / "results.json").write_text('{"schema": "empo.rater-results/1"}')
+    with pytest.raises(UserError, match=r"this file is not of eval/responses\.py"):
+        main(["--responses", dpo, *argv])
+
+
+def test_a_second_command_on_the_folder_stops_at_once(main, files):
+    out = files / "out"
+    with alone(out / ".lock", out), pytest.raises(UserError) as error:
+        main(["--responses", *systems_of(files), "--output", str(out)])
+    assert str(error.value).startswith(f"{out}: another process is at work on it. ")

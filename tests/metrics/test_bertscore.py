@@ -102,6 +102,44 @@ def test_a_distinct_pair_is_scored_once(monkeypatch):
     assert again.per_response["bertscore"].tolist() == (once.per_response["bertscore"].tolist() * 2)
 
 
+def test_what_a_killed_command_has_scored_is_not_scored_again(tmp_path, monkeypatch):
+    cache, rows = tmp_path / "scores.sqlite", exchanges(PAIRS)
+    plain = bertscore(rows, load_scorer("minilm", batch_size=2)).per_response["bertscore"]
+
+    class Killed(Exception):
+        pass
+
+    def counting(scorer, until):
+        real, done = scorer._bert.score, []
+
+        def score(*args, **kwargs):
+            if len(done) == until:
+                raise Killed
+            done.append(args)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(scorer._bert, "score", score)
+        return done
+
+    first = load_scorer("minilm", batch_size=2, cache=cache)
+    counting(first, 1)
+    with pytest.raises(Killed):
+        bertscore(rows, first)
+    batches = -(-len({(r.response, r.reference) for r in rows}) // 2)
+    second = load_scorer("minilm", batch_size=2, cache=cache)
+    done = counting(second, 99)
+    found = bertscore(rows, second).per_response["bertscore"]
+    assert len(done) == batches - 1 > 0
+    np.testing.assert_allclose(found, plain, atol=1e-6)
+    third = load_scorer("minilm", batch_size=2, cache=cache)
+    assert counting(third, 0) == []
+    assert bertscore(rows, third).per_response["bertscore"].tolist() == found.tolist()
+    other = load_scorer("minilm", layer=3, batch_size=2, cache=cache)
+    done = counting(other, 99)
+    bertscore(rows, other)
+    assert len(done) == batches, "another layer has scores of its own"
+
+
 def test_blank_texts_are_counted_and_never_reach_the_library(scorer):
     zero_width = "\u200b"  # no token of this encoder
     pairs = [("", "ok"), ("\n", "ok"), (zero_width, "ok"), ("ok", " "), ("", ""), ("ok", "ok")]

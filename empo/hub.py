@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 from empo.records import UserError
+from empo.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,30 @@ def offline() -> bool:
     else:
         datasets.config.HF_HUB_OFFLINE = True
     return True
+
+
+def fetch(name: str, files: Iterable[str], revision: str | None = None) -> list[Path]:
+    """Those of `files` that a model has, from the cache or the hub.
+
+    Raises UserError where nothing of it can be had, and why.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    alone, found = offline(), []
+    for file in files:
+        try:
+            found.append(Path(hf_hub_download(name, file, revision=revision)))
+        except EntryNotFoundError:  # the model has none, or it is not in the cache
+            continue
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise UserError(
+                f"{name}: the hub does not give it: {redacted(' '.join(str(error).split()))[:400]} "
+                "Check name and revision, and that you may see it (`hf auth login`)."
+            ) from None
+    if alone and not found:
+        raise not_in_cache("model", name)
+    return found
 
 
 def not_in_cache(what: str, name: str, kind: str = "model") -> UserError:

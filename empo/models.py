@@ -315,26 +315,9 @@ def check_code(
     """
     if not trusted:
         folder = Path(name).is_dir()
-        refuse_code(name, configs_of(name) if folder else _hub_configs(name, revision), remedy)
-
-
-def _hub_configs(name: str, revision: str | None) -> list[Path]:
-    """Configurations of a hub model, fetched where they can be."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
-    hub.offline()
-    found = []
-    for config in CONFIGS:
-        try:
-            found.append(Path(hf_hub_download(name, config, revision=revision)))
-        except EntryNotFoundError:  # the model has none, or it is not in the cache
-            continue
-        except (HfHubHTTPError, HFValidationError) as error:
-            raise cannot_load("model", name, error) from None
-    if not found and hub.offline():
-        raise hub.not_in_cache("model", name)
-    return found
+        refuse_code(
+            name, configs_of(name) if folder else hub.fetch(name, CONFIGS, revision), remedy
+        )
 
 
 def _templates(tokenizer: PreTrainedTokenizerBase) -> list[str]:

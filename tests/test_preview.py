@@ -155,9 +155,9 @@ def test_a_model_that_is_not_there_yet_costs_the_tokens_only(
     words = ["--config", ZEPHYR / f"{kind}.yaml", "--dialogues", ROOT / "data/sample"]
     out = preview(capsys, *words, "--model", "nobody/has-this-model", "--limit", 8)
     assert (
-        "tokens and lengths cannot be shown: nobody/has-this-model: the tokenizer cannot be loaded"
+        "tokens and lengths cannot be shown: nobody/has-this-model: the model is not in the cache of the hub"
     ) in out
-    assert "(A hub id needs the network or a filled cache" in out
+    assert "run `hf download nobody/has-this-model`" in out
     assert "2,684,354,560" in out
 
 

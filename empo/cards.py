@@ -36,6 +36,8 @@ def model_card(facts: dict[str, Any]) -> str:
             f"{lengths['shortened']} lost their oldest turns and {lengths['filtered']} were left "
             "out because of the maximum length"
         )
+        if unsupervised := lengths.get("unsupervised"):
+            lines[-1] += f"; {unsupervised} were left out in which no token carries a loss"
         if packed := lengths.get("packed"):
             lines[-1] += (
                 f"; packed into {packed['rows']:,} rows of {packed['mean_dialogues']} dialogues on "

@@ -154,6 +154,8 @@ def _tokens(
         f"{lengths['max_tokens']}, limit {args.max_length}: {lengths['shortened']:,} would lose "
         f"their oldest turns, {lengths['filtered']:,} would be left out"
     )
+    if unsupervised := lengths.get("unsupervised"):
+        print(f"{unsupervised:,} more are left out: no token of them carries a loss")
     if kind == "sft" and args.packing:
         packed = pack_rows(rows, args.max_length)[1]
         print(f"packed into {packed['rows']:,} rows, {packed['fill']:.0%} filled")
@@ -257,9 +259,12 @@ def _model(kind: str, settings: Any, args: Any, architecture: str | None, tokeni
 def _architecture(source: str) -> Any:
     from transformers import AutoConfig
 
+    from empo.models import check_code
+
     try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        check_code(str(Path(source).parent if Path(source).is_file() else source))
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, UserError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{source}: the architecture cannot be read: {reason} Give a local config.json with "

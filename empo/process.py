@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from empo.records import UserError
+from empo.redaction import redacted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TWICE = 1.0
@@ -127,7 +128,7 @@ def _end(message: str, code: int) -> int:
     """Print why the command ends where this process is the one to say it; returns the code."""
     if _speaks():
         who = f"process {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
-        print(f"{who}{message}", file=sys.stderr, flush=True)
+        print(f"{who}{redacted(message)}", file=sys.stderr, flush=True)
     return code
 
 

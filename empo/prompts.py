@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from empo.records import UserError, read_text
+from empo.templates import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -175,6 +176,7 @@ class ChatFormat:
                 chosen = _NAMED_TEMPLATES[template]
             elif Path(template).suffix == ".jinja":
                 chosen = read_text(template)
+                check_template(chosen, template)
             else:
                 raise UserError(
                     f"chat_template: {template!r} is neither one of {', '.join(_NAMED_TEMPLATES)} "

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from empo.records import RUN_SCHEMA, UserError, read_json, write_json
+from empo.redaction import redacted
 
 MANIFEST = "run.json"
 LOCK = ".lock"
@@ -240,7 +241,7 @@ def _new_facts(command: str, settings: dict[str, Any]) -> dict[str, Any]:
         "schema": RUN_SCHEMA,
         "status": "running",
         "command": command,
-        "argv": sys.argv,
+        "argv": [redacted(word) for word in sys.argv],
         "started": now(),
         "settings": settings,
         "versions": versions(),

@@ -20,13 +20,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from empo.alignment.settings import SELECTABLE, SelectionSettings
 from empo.dialogues import Dialogue, Exchange
 from empo.generation import Decoding, reply_to
 from empo.metrics import MetricResult
-from empo.models import ModelSource, whole_weights
+from empo.models import ModelSource, load_config, whole_weights
 from empo.prompts import ChatFormat
 from empo.records import Response, UserError, finite
 
@@ -63,9 +63,7 @@ def validation_measure(
         return None
     metrics, sources = _metrics(settings, train, seed)
     decoding = Decoding(seed=seed)
-    positions = AutoConfig.from_pretrained(
-        source.base, revision=source.revision
-    ).max_position_embeddings
+    positions = load_config(source).max_position_embeddings
     limit = min(decoding.max_prompt_tokens, positions - decoding.max_new_tokens)
     fitting = {
         exchange.id: prompt

@@ -25,6 +25,7 @@ from typing import Any
 from empo.harness.protocol import Protocol, same_evaluation
 from empo.harness.task_files import digests
 from empo.process import run
+from empo.redaction import redacted
 from empo.runs import LOCK, alone, versions
 from empo.settings import option
 from empo.suites import HELP, parse_with_suite
@@ -41,6 +42,9 @@ class Settings(Protocol):
     adapter: str | None = option(None, help="adapter folder to use instead of the model's own")
     system: str | None = option(None, help="name of the system (default: the end of the path)")
     compare: list[str] | None = option(None, help="output folders of other systems to compare with")
+    trust_remote_code: bool = option(
+        False, help="run the code that the model comes with (docs/security.md)"
+    )
     batch_size: int = option(8, help="prompts at once; changes nothing but the speed")
     device: str | None = option(None, help="cpu, cuda, ... (default: a GPU where there is one)")
     suite: str | None = option(None, help=HELP)
@@ -76,7 +80,7 @@ def evaluate(settings: Settings, argv: Sequence[str]) -> int:
     from empo.models import resolve
     from empo.reporting import harness_results as files
 
-    source = resolve(settings.model, settings.adapter)
+    source = resolve(settings.model, settings.adapter, trust_remote_code=settings.trust_remote_code)
     folders = [TASKS, *filter(None, [protocol.include_path])]
     identity = {
         "system": settings.system or Path(settings.adapter or settings.model).name,
@@ -105,7 +109,7 @@ def evaluate(settings: Settings, argv: Sequence[str]) -> int:
     code = 3 if results["not_run"] else 0
     if os.environ.get("RANK", "0") != "0":
         return code
-    results["command"] = shlex.join(["python", "eval/harness.py", *argv])
+    results["command"] = redacted(shlex.join(["python", "eval/harness.py", *argv]))
     if not complete:
         files.write_harness(file, results)
     if code == 0:

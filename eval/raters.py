@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from empo.process import run
 from empo.records import write_json
+from empo.redaction import redacted
 from empo.runs import LOCK, alone
 from empo.settings import option, parse
 
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, measure while no other process does, save, say where it is."""
     argv = sys.argv[1:] if argv is None else argv
     (settings,) = parse(argv, Settings, prog="eval/raters.py", description=__doc__ or "")
-    command = shlex.join(["python", "eval/raters.py", *argv])
+    command = redacted(shlex.join(["python", "eval/raters.py", *argv]))
     output = Path(settings.output)
     if settings.held_out:
         from empo.raters.held_out_comparison import compare_held_out

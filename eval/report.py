@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from empo.process import run
 from empo.records import UserError, read_json, write_json, write_text
+from empo.redaction import redacted
 from empo.settings import option, parse
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = read_folders(settings.results)
     with naming_files(runs):
         report = combine(runs, published=settings.published)
-        report["command"] = shlex.join(["python", "eval/report.py", *argv])
+        report["command"] = redacted(shlex.join(["python", "eval/report.py", *argv]))
         write_json(output.with_suffix(".json"), report)
         figures = draw_figures(report, output)
         results = runs[0]["results"]

@@ -29,6 +29,7 @@ from typing import Any
 from empo.measure import ResponsesSettings, load_sources, load_systems, refuse_other_results
 from empo.process import run
 from empo.records import Response
+from empo.redaction import redacted
 from empo.runs import LOCK, alone
 from empo.suites import parse_with_suite
 
@@ -74,7 +75,7 @@ def measure(
         resamples=settings.resamples,
         minimum_shared=settings.minimum_shared,
     )
-    command = shlex.join(["python", "eval/responses.py", *argv])
+    command = redacted(shlex.join(["python", "eval/responses.py", *argv]))
     published = settings.subset == "published"
     results |= {"command": command, "inputs": facts, "published": published}
     for name, training in trained.items():

@@ -68,12 +68,12 @@ def _train(
         template_facts,
         train,
     )
-    from empo.models import load_tokenizer
+    from empo.models import load_tokenizer, require_targets
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
     from empo.selection import validation_measure
 
-    source = hand_over(settings)
+    source = hand_over(settings, args.trust_remote_code)
     shared = shares_prefix(settings, args, source)
     if shared and args.process_index == 0:
         print("shared_prefix: a prompt is computed once for all its replies")
@@ -98,6 +98,8 @@ def _train(
         args.precompute_ref_log_probs = False  # weights are in shards only once training starts
         print("FSDP: the reference is run in every step, not once before training")
     policy, reference_model, reference = policy_and_reference(settings, source, args)
+    if not settings.full_training and not source.adapters:
+        require_targets(policy, settings.lora_targets)
     job.facts.update(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},

@@ -43,6 +43,9 @@ class GenerateSettings:
     limit: int | None = option(None, help="answer only the first N exchanges")
     adapter: str | None = option(None, help="adapter folder to use instead of the model's own")
     revision: str | None = option(None, help="revision of a hub model")
+    trust_remote_code: bool = option(
+        False, help="run the code that the model comes with (docs/security.md)"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", help="type of the weights")
     load_in_4bit: bool = option(False, help="quantise the base to 4 bits (needs a GPU)")
     device: str | None = option(None, help="cpu, cuda, ... (default: a GPU where there is one)")
@@ -102,7 +105,12 @@ def reply(settings: GenerateSettings) -> int:
         exchanges = published_subset(exchanges)
     exchanges = exchanges[: settings.limit]
 
-    source = models.resolve(settings.model, settings.adapter, settings.revision)
+    source = models.resolve(
+        settings.model,
+        settings.adapter,
+        settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
     tokenizer = models.load_tokenizer(source)
     short = settings.system == LENGTH_CONTROLLED
     trained_with = source.run.get("system_message", SYSTEM_MESSAGE)

@@ -6,6 +6,7 @@ python recipes/sft.py --help
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,9 @@ def _train(
     from empo.prompts import ChatFormat
     from empo.selection import validation_measure
 
-    source = models.resolve(settings.model, revision=settings.revision)
+    source = models.resolve(
+        settings.model, revision=settings.revision, trust_remote_code=args.trust_remote_code
+    )
     if source.adapters:
         raise UserError(f"{settings.model} is an adapter: merge it first with `empo merge`.")
     tokenizer = models.load_tokenizer(source)
@@ -83,6 +86,8 @@ def _train(
     )
     check_same(job, args, settings.accept_changes)
     model = models.load_model(source, settings.dtype, settings.attention, settings.load_in_4bit)
+    if not settings.full_training:
+        models.require_targets(model, settings.lora_targets)
     if args.packing and args.process_index == 0:
         print(describe_packing(args, lengths, model.config._attn_implementation))
     args.dataset_kwargs = {"skip_prepare_dataset": True}
@@ -98,7 +103,7 @@ def _train(
     train(trainer, job)
     if trainer.is_world_process_zero() and settings.merge_adapter and not settings.full_training:
         folder = Path(args.output_dir)
-        adapted = models.ModelSource(source.base, (str(folder),), source.revision, job.facts)
+        adapted = dataclasses.replace(source, adapters=(str(folder),), run=job.facts)
         models.merge(adapted, folder / models.MERGED, settings.dtype)
     finish(trainer, job)
     if trainer.is_world_process_zero():

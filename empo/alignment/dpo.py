@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, List, Value
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from trl import DPOConfig
 
 from empo.alignment.batches import TokenBudgetBatches
@@ -18,7 +18,7 @@ from empo.alignment.settings import DpoSettings
 from empo.alignment.shared_prefix import refusal
 from empo.alignment.training import length_facts
 from empo.dialogues import Exchange
-from empo.models import ModelSource, load_model, resolve
+from empo.models import ModelSource, load_config, load_model, resolve
 from empo.preferences import Draws
 from empo.prompts import ChatFormat
 from empo.records import UserError, read_json
@@ -126,14 +126,19 @@ def _drawn(draws: Draws, exchange: Exchange, epochs: int, several: int) -> list[
     return chosen
 
 
-def hand_over(settings: DpoSettings) -> ModelSource:
+def hand_over(settings: DpoSettings, trust_remote_code: bool = False) -> ModelSource:
     """Where policy and reference start: the merged SFT weights, or base and SFT adapter.
 
     Raises UserError where the SFT model is not there in the form that `sft_adapter` asks for: with
     `merge` base, reference and the system `sft` have to be the same weights.
     """
     merged = settings.sft_adapter == "merge"
-    source = resolve(settings.model, revision=settings.revision, merged=merged)
+    source = resolve(
+        settings.model,
+        revision=settings.revision,
+        merged=merged,
+        trust_remote_code=trust_remote_code,
+    )
     if not merged and not source.adapters:
         raise UserError(f"{settings.model}: sft_adapter: keep needs an adapter, this is a model.")
     if merged and source.adapters:
@@ -242,7 +247,7 @@ def shares_prefix(settings: DpoSettings, args: DPOConfig, source: ModelSource) -
     """
     reason = None
     if settings.shared_prefix is not False:
-        config = AutoConfig.from_pretrained(source.base, revision=source.revision)
+        config = load_config(source)
         reason = refusal(config, settings.attention, args.max_length)
         if reason is None and args.accelerator_config.dispatch_batches:
             reason = "dispatch_batches would cut its layout into pieces"

@@ -21,6 +21,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from empo.alignment.batches import TokenBudgetBatches
 from empo.alignment.layouts import pack_pairs
+from empo.alignment.memory import memory_explained
 from empo.alignment.pair_batches import FollowsEpochs, SetEpoch
 from empo.alignment.reference_logps import with_reference
 from empo.alignment.run_trainer import RunTrainer
@@ -153,16 +154,18 @@ class RedrawnDPOTrainer(RunTrainer, DPOTrainer):
             "deepspeed": self.is_deepspeed_enabled,
         }
         size = self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size
-        rows, self.reference_facts[name] = with_reference(
-            dataset,
-            name,
-            score,
-            Path(self.reference_folder or Path(self.args.output_dir) / "reference").expanduser(),
-            identity,
-            self.accelerator,
-            size,
-            tolerance=0.05 if self._half else 1e-3,
-        )
+        own = Path(self.args.output_dir) / "reference"
+        with memory_explained(self, "the reference"):
+            rows, self.reference_facts[name] = with_reference(
+                dataset,
+                name,
+                score,
+                Path(self.reference_folder or own).expanduser(),
+                identity,
+                self.accelerator,
+                size,
+                tolerance=0.05 if self._half else 1e-3,
+            )
         return rows
 
     @property

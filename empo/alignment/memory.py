@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from peft import PeftModel
 
-from empo.alignment.checkpoints import MANIFEST
+from empo.checkpoints import MANIFEST
 from empo.records import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _FULL = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_
 
 @contextmanager
 def memory_explained(
-    trainer: RunTrainer, phase: Literal["training", "evaluation", "replies"]
+    trainer: RunTrainer, phase: Literal["training", "evaluation", "replies", "the reference"]
 ) -> Iterator[None]:
     """Turn an error about memory into a UserError that says what to lower in this very run."""
     try:
@@ -39,7 +39,7 @@ def memory_explained(
         raise UserError(
             f"the memory does not suffice for {phase}, after {step} steps ({said}). What would help:"
             + "".join(f"\n  - {line}" for line in _remedies(trainer, phase))
-            + "\nWith other settings it is another run: give it another output_dir. "
+            + "\nWith them `--accept-changes` continues this run, `--fresh` begins a new one. "
             + (
                 f"{last} in {folder} stays usable: on a machine with more memory, or where another "
                 "program took it, the same command goes on from it."
@@ -60,6 +60,10 @@ def _remedies(trainer: RunTrainer, phase: str) -> list[str]:
         lines += _smaller_batch(trainer)
     elif phase == "evaluation" and (rows := args.per_device_eval_batch_size) > 1:
         lines.append(f"per_device_eval_batch_size: {rows // 2} (now {rows})")
+    elif phase == "the reference":
+        rows = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+        if rows > 1:
+            lines.append(f"precompute_ref_batch_size: {rows // 2} (now {rows})")
     elif phase == "replies":
         lines.append("select_by: loss, without select_metrics: no replies are generated then")
     if phase != "replies" and args.max_length is not None:

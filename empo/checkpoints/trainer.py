@@ -138,7 +138,9 @@ class _SaveAndStop(TrainerCallback):
     ) -> None:
         """Leaving the loop looks like the end of an epoch; what is due there comes when it goes on."""
         if self.trainer.stopped_by is not None:
-            args.save_total_limit = None  # with a limit of 1 the trainer would delete what was saved
+            args.save_total_limit = (
+                None  # with a limit of 1 the trainer would delete what was saved
+            )
             control.should_log = control.should_evaluate = control.should_save = False
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from empo.rating import Dimension
 from empo.records import UserError
 from empo.settings import load_yaml
+from empo.untrusted import file_name
 
 
 class Strict(BaseModel):
@@ -51,6 +52,8 @@ class _Scale(Strict):
     def problem(self) -> str | None:
         """Why no label can be read on this scale."""
         levels = self.levels or []
+        if file_name(self.name) != self.name:
+            return "name: a plain file name is expected, letters, digits, _ and -"
         if not self.low < self.high:
             return f"low {self.low:g} is not below high {self.high:g}"
         if self.levels is not None and (len(levels) < 2 or sorted(set(levels)) != levels):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.corpora.mapping import LINE, POSITION, Mapping
+from empo.hub import not_in_cache, offline
 from empo.records import UserError, file_facts, read_jsonl, read_text
 
 _ENDINGS = ("csv", "tsv", "parquet", "jsonl")
@@ -195,9 +196,12 @@ def _read_hub(name: str, split: str, schema: Mapping) -> Table:
             "hub: sources need the package datasets (`pip install empo[train]`)."
         ) from None
     wanted = "validation" if split == "valid" else split
+    unreachable = offline()
     try:
         data = load_dataset(name, split=wanted)
     except Exception as error:  # datasets raises a dozen types: connection, missing split, no files
+        if unreachable:
+            raise not_in_cache("data set", name, "dataset") from None
         reason = " ".join(str(error).split())
         raise UserError(
             f"hub:{name} [{wanted}] cannot be loaded: {reason}. Check the name, the split and the "

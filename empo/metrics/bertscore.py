@@ -22,8 +22,9 @@ from empo.metrics import MetricResult
 from empo.metrics.length import characters
 from empo.metrics.score_store import ScoreStore
 from empo.metrics.statistics import describe
-from empo.models import weights_identity
+from empo.models import check_code, weights_identity
 from empo.records import Response, UserError, read_json
+from empo.untrusted import require_safetensors
 
 if TYPE_CHECKING:
     from bert_score import BERTScorer
@@ -229,6 +230,9 @@ def load_scorer(
             f"{model}: bert-score has no baseline to rescale this encoder with (a local folder has "
             "none). Score without rescaling, or give a hub id of its table, such as roberta-large."
         )
+    check_code(path, remedy="Code that comes with an encoder is never run.")
+    if local:
+        require_safetensors(path)
     try:
         bert = bert_score.BERTScorer(
             model_type=path,

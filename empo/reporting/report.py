@@ -22,6 +22,7 @@ from empo.reporting.markdown import code, escape, number, table
 from empo.reporting.published import REMARK
 from empo.reporting.samples import samples_section
 from empo.reporting.words import length_table, words_section
+from empo.untrusted import file_name
 
 REPORT = "report.md"
 
@@ -60,7 +61,7 @@ def write_report(
         comparisons_figure(results["comparisons"], folder / figures["comparisons"])
     for run, log in (training or {}).items():
         if any("loss" in row for row in log):
-            figures[f"training {run}"] = f"{stem}training-{run}.svg"
+            figures[f"training {run}"] = f"{stem}training-{file_name(run)}.svg"
             training_figure(log, folder / figures[f"training {run}"])
     text = render(results, figures, published=published, understanding=understanding)
     write_text(folder / name, preface + text)

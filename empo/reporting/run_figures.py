@@ -6,7 +6,6 @@ SVG beside the report, under its name; the same report gives the same bytes.
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from empo.metrics.shared_exchanges import HUMAN
 from empo.reporting.figures import COLOURS, save_figure
 from empo.reporting.point_names import name_points
 from empo.reporting.run_counts import draw_distributions
+from empo.untrusted import file_name
 
 METRICS = {
     "DIFF-EPITOME": "diff_epitome.mean",
@@ -50,7 +50,7 @@ def draw_figures(report: Mapping[str, Any], beside: str | Path) -> dict[str, str
     several = any(len(values) > 1 for of_system in series.values() for values in of_system.values())
     bars = "; bars: ± standard deviation over runs" if several else ""
     for sweep in report["sweeps"]:
-        setting = re.sub(r"[^\w.-]", "_", sweep["setting"])
+        setting = file_name(sweep["setting"])
         caption = f"Values over {setting}: a point per run, the line through their means{bars}"
         figures[caption] = name = f"{beside.stem}-sweep-{setting}.svg"
         sweep_figure(sweep, series, beside.with_name(name))

@@ -346,8 +346,8 @@ def test_rescaling_a_hub_model_with_its_baseline():
 @pytest.mark.parametrize(
     ("settings", "texts"),
     [
-        ({}, ["roberta-large: ", "with layer 17", "local folder", "'minilm'", "fill the cache"]),
-        ({"model": "nobody/nothing", "layer": 3}, ["nobody/nothing: ", "with layer 3"]),
+        ({}, ["roberta-large: ", "is not in the cache", "`hf download roberta-large`"]),
+        ({"model": "nobody/nothing", "layer": 3}, ["nobody/nothing: ", "is not in the cache"]),
         ({"model": "nobody/nothing"}, ["nobody/nothing: neither a folder nor in bert-score's"]),
         ({"model": "./nothing"}, ["./nothing: neither a folder nor", "Check the name"]),
         ({"model": "scibert-basevocab-uncased", "layer": 9}, ["allenai/scibert_scivocab_uncased"]),

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
 from collections.abc import Collection, Iterator
@@ -57,8 +58,10 @@ def now() -> str:
 def alone(lock: Path, what: Path) -> Iterator[None]:
     """Hold the file `lock` while working on `what`; the system lets go of it however the process ends.
 
-    Raises UserError where another process holds it.
+    A folder that is made for the lock and stays empty, as after a user's error, goes again. Raises
+    UserError where another process holds the lock.
     """
+    made = not lock.parent.exists()
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
     try:
@@ -76,6 +79,8 @@ def alone(lock: Path, what: Path) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)  # a lock on a removed file counts for nobody
         held.release()
+        if made and lock.parent.is_dir() and _empty(lock.parent):
+            lock.parent.rmdir()
 
 
 def free_folder(folder: str | Path) -> Path:

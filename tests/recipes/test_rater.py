@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import asked_to_stop, contents, killed_before
 from tiny_runs import ROOT, command, environment, recipe
 
 from empo.raters.folder import RaterConfig, weights_digest
@@ -19,6 +20,7 @@ from empo.raters.loading import load_rater
 from empo.raters.settings import RaterSettings
 from empo.rating import RatingInput
 from empo.records import UserError, read_json, read_jsonl
+from empo.runs import LOCK, alone
 
 sys.path.insert(0, str(ROOT / "tests" / "raters"))
 from tiny_encoders import write_encoders
@@ -206,6 +208,81 @@ def test_a_run_without_the_last_unit_trains_that_alone_and_ends_equal(
     assert predictions(output) == predictions(trained)
     mine, whole = (read_json(folder / "results.json") for folder in (output, trained))
     assert mine["evaluation"] == whole["evaluation"]
+    assert timeless(output) == timeless(trained)
+    assert weights_digest(output) == weights_digest(trained)
+
+
+def timeless(folder: Path) -> dict[str, Any]:
+    """results.json without times."""
+    results = read_json(folder / "results.json")
+    for training in results["trainings"]:
+        del training["seconds"]
+    return results | {"created": None}
+
+
+@pytest.mark.slow
+def test_a_command_killed_before_a_change_of_a_file_ends_in_the_same_rater(
+    judged: Path, encoder: Path, tmp_path: Path
+) -> None:
+    def train(folder: Path) -> int:
+        argv = words(judged, encoder, folder / "warmth", "--num_train_epochs", "2")
+        return recipe("rater")(argv)
+
+    train(tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    timed = {name for name in expected if name.endswith(("unit.json", "results.json", "run.json"))}
+    for change in (2, 5, 9, 14, 20, 30, 45, 60, 75, 90, 10_000):
+        folder = tmp_path / str(change)
+        killed = killed_before(change, folder, lambda: train(folder))  # noqa: B023
+        assert train(folder) == 0
+        assert timeless(folder / "warmth") == timeless(tmp_path / "whole" / "warmth"), change
+        found = contents(folder)
+        assert found.keys() == expected.keys()
+        for name in found.keys() - timed:
+            assert found[name] == expected[name], (change, name)
+    assert not killed
+
+
+def test_a_command_that_is_asked_to_stop_says_where_it_saved_and_goes_on_there(
+    judged: Path, encoder: Path, trained: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "warmth"
+    second, said = output / "units" / "seed-2" / "fold-0", tmp_path / "said.txt"
+    code = asked_to_stop(
+        signal.SIGTERM,
+        lambda: bool(list(second.glob("checkpoint-*/manifest.json"))),
+        said,
+        lambda: recipe("rater")(words(judged, encoder, output)),
+    )
+    assert code == 143
+    newest = max(int(path.name[11:]) for path in second.glob("checkpoint-*"))
+    assert said.read_text().endswith(
+        f"stopped by SIGTERM. Saved in {second / f'checkpoint-{newest}'}: the same command goes on "
+        "with what is missing.\n"
+    )
+    assert read_json(output / "run.json")["status"] == "stopped"
+    assert recipe("rater")(words(judged, encoder, output)) == 0
+    assert read_json(output / "run.json")["status"] == "complete"
+    assert timeless(output) == timeless(trained)
+    assert weights_digest(output) == weights_digest(trained)
+
+
+def test_a_second_command_on_the_folder_stops_at_once_and_a_fresh_one_takes_another(
+    trained: Path, judged: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(judged, encoder, trained)
+    with alone(trained / LOCK, trained), pytest.raises(UserError) as error:
+        recipe("rater")(argv)
+    assert str(error.value).startswith(f"{trained}: another process is at work on it. ")
+    other = ["--num_train_epochs", "1", "--fresh"]
+    assert recipe("rater")([*argv, *other]) == 0
+    fresh = trained.with_name("warmth-2")
+    assert f"a new run in {fresh}; give this folder, without --fresh" in capsys.readouterr().out
+    assert read_json(fresh / "results.json")["settings"].get("fresh") is None
+    assert recipe("rater")([*words(judged, encoder, fresh), *other[:2]]) == 0
+    assert "this run is complete" in capsys.readouterr().out
+    with pytest.raises(UserError, match="Give its settings to continue it. `--fresh` begins a new"):
+        recipe("rater")([*argv, *other[:2]])
 
 
 def test_folds_hold_every_example_out_once(judged: Path, encoder: Path, tmp_path: Path) -> None:

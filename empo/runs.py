@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import platform
-import shutil
 import socket
 import sys
 from collections.abc import Collection, Iterator

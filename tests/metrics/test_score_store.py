@@ -35,7 +35,7 @@ def test_a_file_of_something_else_is_refused_and_kept(tmp_path: Path, content: b
     with pytest.raises(UserError) as error:
         ScoreStore(path)
     assert str(error.value).startswith(f"{path}: this is no cache of scores, or a damaged one (")
-    assert str(error.value).endswith("). Delete it; the scores are then computed again.")
+    assert str(error.value).endswith("; scores are then made again.")
     assert path.read_bytes() == content
 
 
@@ -43,7 +43,7 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scores.sqlite"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE ratings (key)")
-    with pytest.raises(UserError, match="something else, or another version, made it"):
+    with pytest.raises(UserError, match="this is a SQLite database, but no cache of scores"):
         ScoreStore(path)
 
 

@@ -108,6 +108,13 @@ class SealedTrainer(Trainer):
         rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
         return Path(checkpoint) / f"rng_state{rank}.safetensors"
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The trainer's, which would take one step more from a checkpoint of the last step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _load_best_model(self) -> None:
         """The trainer's, from a checkpoint that still agrees with its manifest."""
         best = Path(self.state.best_model_checkpoint)
@@ -121,8 +128,15 @@ class SealedTrainer(Trainer):
 
 
 class _SaveAndStop(TrainerCallback):
+    """Stops where that was asked for, and puts the save of an epoch's last step behind its evaluation.
+
+    A checkpoint before that evaluation would be continued without it: its row of the log, and what
+    it says about the best checkpoint, would be lost.
+    """
+
     def __init__(self, trainer: SealedTrainer) -> None:
         self.trainer = trainer
+        self.ends_epoch = self.put_off = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -132,15 +146,20 @@ class _SaveAndStop(TrainerCallback):
             self.trainer.stopped_by = self.trainer.stop.number
         if self.trainer.stopped_by is not None:
             control.should_save = control.should_training_stop = True
+        self.ends_epoch = float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        self.put_off = control.should_save and self.ends_epoch
+        control.should_save = control.should_save and not self.ends_epoch
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leaving the loop looks like the end of an epoch; what is due there comes when it goes on."""
-        if self.trainer.stopped_by is not None:
-            args.save_total_limit = (
-                None  # with a limit of 1 the trainer would delete what was saved
-            )
+        """Leaving the loop looks like the end of an epoch; in its middle nothing of that is due."""
+        stopped = self.trainer.stopped_by is not None
+        if stopped:
+            args.save_total_limit = None  # at 1 the trainer would delete what was saved
+        if self.ends_epoch:
+            control.should_save = control.should_save or self.put_off
+        elif stopped:
             control.should_log = control.should_evaluate = control.should_save = False
 
 

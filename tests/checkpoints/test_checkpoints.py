@@ -28,6 +28,7 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     Trainer,
+    TrainerCallback,
     TrainerControl,
     TrainerState,
     trainer,
@@ -51,6 +52,7 @@ from empo.checkpoints import (
 from empo.checkpoints.random_states import load_random_state, save_random_state
 from empo.checkpoints.trainer import BestCheckpoint
 from empo.models import train_tokenizer
+from empo.process import Stopped
 from empo.records import CHECKPOINT_SCHEMA, UserError, read_json, sha256, write_json
 from empo.runs import Run
 
@@ -67,7 +69,8 @@ def make(folder: Path, adapter: bool = True, **changed: Any) -> MaskedTurnTraine
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(TOKENIZER)}
     rows = Dataset.from_list([{"input_ids": [*range(3, 11)], "labels": [*range(3, 11)]}] * 8)
-    given = {"max_steps": 2, "save_steps": 1, "save_total_limit": 1, "learning_rate": 0.05}
+    given: dict[str, Any] = {"max_steps": 2, "save_steps": 1, "save_total_limit": 1}
+    given |= {"learning_rate": 0.05, "save_strategy": "steps"}
     args = SFTConfig(
         output_dir=str(folder),
         use_cpu=True,
@@ -77,7 +80,6 @@ def make(folder: Path, adapter: bool = True, **changed: Any) -> MaskedTurnTraine
         gradient_checkpointing=False,
         remove_unused_columns=False,
         per_device_train_batch_size=4,
-        save_strategy="steps",
         dataset_kwargs={"skip_prepare_dataset": True},
         **{**given, **changed},
     )
@@ -412,6 +414,73 @@ def test_the_best_checkpoint_of_a_run_that_was_moved_is_found(
     assert state.best_model_checkpoint == expected
 
 
+# --- the ends of epochs ---
+
+
+class TermedAt(TrainerCallback):
+    """Sends this process a SIGTERM in a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Before its first batch."""
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def logged(trained: MaskedTurnTrainer) -> list[tuple[int, list[str]]]:
+    """Step and kind of every row of the log."""
+    return [
+        (row["step"], [key for key in ("loss", "eval_loss") if key in row])
+        for row in trained.state.log_history
+    ]
+
+
+EPOCHS: dict[str, Any] = {"max_steps": -1, "num_train_epochs": 2, "logging_steps": 1}
+EPOCHS |= {"eval_strategy": "epoch"}
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_stop_leaves_the_evaluations_of_a_run_that_was_not_stopped(
+    tmp_path: Path, strategy: str, step: int
+) -> None:
+    """Two steps to an epoch: stopped in its middle nothing is evaluated, at its end before the save."""
+    whole = make(tmp_path / "whole", **EPOCHS, save_strategy=strategy)
+    with whole.stopping():
+        whole.train()
+    expected = [(1, ["loss"]), (2, ["loss"]), (2, ["eval_loss"]), (3, ["loss"]), (4, ["loss"])]
+    expected += [(4, ["eval_loss"]), (4, [])]
+    assert logged(whole) == expected
+    stopped = make(tmp_path / "run", **EPOCHS, save_strategy=strategy)
+    stopped.add_callback(TermedAt(step))
+    with pytest.raises(Stopped, match=f"checkpoint-{step}"), stopped.stopping():
+        stopped.train()
+    assert logged(stopped) == [row for row in expected if row[0] <= step] + [(step, [])]
+    run = stopped.run
+    on = make(tmp_path / "on", **EPOCHS, save_strategy=strategy)
+    on.args.output_dir, on.run = str(tmp_path / "run"), run
+    last = last_checkpoint(tmp_path / "run", run.digests)
+    assert last == str(tmp_path / "run" / f"checkpoint-{step}")
+    with on.stopping():
+        on.train(resume_from_checkpoint=last)
+    assert logged(on) == expected
+    theirs = whole.accelerator.get_state_dict(whole.model)
+    for name, weight in on.accelerator.get_state_dict(on.model).items():
+        assert torch.equal(weight, theirs[name])
+
+
+def test_from_the_last_step_no_other_is_taken(tmp_path: Path) -> None:
+    """Three steps end in the middle of an epoch."""
+    trained = make(tmp_path / "run", max_steps=3)
+    trained.train()
+    on = make(tmp_path / "on", max_steps=3)
+    on.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert on.state.global_step == 3
+    assert [row["step"] for row in on.state.log_history if "train_loss" in row] == [3]
+
+
 # --- random states ---
 
 
@@ -656,6 +725,13 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(
         (Trainer, "_save_checkpoint", ["self", "model", "trial"]),
         (SFTTrainer, "_save_checkpoint", ["self", "model", "trial"]),
         (DPOTrainer, "_save_checkpoint", ["self", "model", "trial"]),
+        (
+            Trainer,
+            "_run_epoch",
+            "self model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial "
+            "ignore_keys_for_eval start_time resume_from_checkpoint epochs_trained "
+            "steps_trained_in_current_epoch".split(),
+        ),
         (Trainer, "_save_rng_state", ["self", "output_dir"]),
         (Trainer, "_load_rng_state", ["self", "checkpoint"]),
         (Trainer, "_load_best_model", ["self"]),
@@ -680,6 +756,8 @@ def test_the_trainer_still_has_what_we_override(
             "_save_checkpoint",
             "self.state.save_to_json(os.path.join(output_dir, TRAINER_STATE_NAME))",
         ),
+        ("_inner_training_loop", "if self.control.should_training_stop:"),
+        ("_run_epoch", "self.callback_handler.on_epoch_end(self.args, self.state, self.control)"),
         ("_finalize_training", "self._load_best_model()"),
         ("_run_epoch", "self._load_rng_state(resume_from_checkpoint)"),
     ],

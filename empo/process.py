@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from empo.records import UserError
 from empo.redaction import redacted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TWICE = 1.0
 """Seconds in which a second Ctrl-C is the first one: a terminal and a launcher both send it."""
 
@@ -72,9 +74,9 @@ def stop_when_saved(what: str) -> Iterator[StopRequest]:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call a command's main and end the process: with its code, or with a message instead of a traceback.
 
-    A UserError, and a path that is in the way or may not be written, end with 2; SIGTERM with 143
-    and Ctrl-C with 130, and what is done stays done. Of several processes the first one that fails
-    speaks; the others end because of it.
+    A UserError, a path that is in the way or may not be written, and a full disk end with 2; SIGTERM
+    with 143 and Ctrl-C with 130, and what is done stays done. Of several processes the first one
+    that fails speaks; the others end because of it.
     """
     for number in _SIGNALS:
         signal.signal(number, _stop)
@@ -90,15 +92,18 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt as stop:
         stop = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
         code = _end(str(stop), 128 + stop.number)
-    except RuntimeError as error:
-        if _processes() == 1 or not _lost_another(error):
+    except Exception as error:
+        if (full := _full_disk(error)) is not None:
+            code = _end(full, 2)
+        elif isinstance(error, RuntimeError) and _processes() > 1 and _lost_another(error):
+            code = _end(
+                "error: another process of this run is gone; its own error stands above, or it was "
+                f"killed ({str(error).splitlines()[0]}). The same command goes on from the last "
+                "complete checkpoint.",
+                1,
+            )
+        else:
             raise
-        code = _end(
-            "error: another process of this run is gone; its own error stands above, or it was "
-            f"killed ({str(error).splitlines()[0]}). The same command goes on from the last "
-            "complete checkpoint.",
-            1,
-        )
     sys.exit(code)
 
 
@@ -144,6 +149,21 @@ def _speaks() -> bool:
         return store.add("empo/ended", 1) == 1
     except RuntimeError:  # the process that kept the store has ended
         return os.environ.get("RANK") != "0"
+
+
+def _full_disk(error: Exception) -> str | None:
+    """What to say where a file could not be written to its end; None where that was not it."""
+    text = str(error)
+    rust = any(f"(os error {number})" in text for number in _FULL)  # safetensors has no OSError
+    if not rust and getattr(error, "errno", None) not in _FULL:
+        return None
+    file = getattr(error, "filename", None)
+    reason = text.splitlines()[0] if rust else (error.strerror or text).lower()
+    return (
+        f"error: {f'{file}: ' if file else 'a file could not be written to its end: '}{reason}. Free "
+        "space on the disk that the command writes to, and give the same command again: it goes on "
+        "with what is missing."
+    )
 
 
 def _lost_another(error: RuntimeError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -59,6 +60,50 @@ def test_the_exit_code_of_a_command_is_kept(code: int | None, expected: int) -> 
     with pytest.raises(SystemExit) as end:
         run(lambda: code)
     assert end.value.code == expected
+
+
+class SafetensorError(Exception):
+    """As safetensors says it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out.json"),
+            "error: out.json: no space left on device. Free space on the disk",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            "error: a file could not be written to its end: disk quota exceeded. Free space",
+        ),
+        (
+            SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+            "error: a file could not be written to its end: Error while serializing: I/O error: "
+            "File too large (os error 27). Free space",
+        ),
+    ],
+    ids=["full", "quota", "safetensors"],
+)
+def test_a_full_disk_becomes_one_message(capsys, error: Exception, told: str) -> None:
+    def command() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run(command)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(told) and said.count("\n") == 1
+    assert said.endswith("give the same command again: it goes on with what is missing.\n")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("x")])
+def test_other_errors_keep_their_traceback(error: Exception) -> None:
+    def command() -> int:
+        raise error
+
+    with pytest.raises(type(error)):
+        run(command)
 
 
 @pytest.mark.parametrize(

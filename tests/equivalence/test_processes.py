@@ -79,21 +79,25 @@ def test_two_processes_take_the_steps_of_one(
     assert facts["rows_repeated_per_epoch"] == 0
 
 
+@pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_two_processes_killed_in_the_middle_of_an_epoch_go_on(
-    shelf: Shelf, two: dict[str, Path], tmp_path: Path
+    shelf: Shelf, two: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    stopped = tmp_path / "dpo"
+    stopped = tmp_path / name
     more = [*STEPS, "--per_device_train_batch_size", "4", "--processes", "2"]
-    words = shelf.arguments("dpo", stopped, *more)
-    killed = launch(INTERRUPTED, "11", ROOT / "recipes/dpo.py", *words)
+    words = shelf.arguments(name, stopped, *more)
+    killed = launch(INTERRUPTED, "11", ROOT / f"recipes/{name}.py", *words)
     assert killed.returncode != 0
     assert read_json(stopped / "run.json")["status"] == "running"
     assert (stopped / "checkpoint-9").is_dir() and not (stopped / "checkpoint-12").exists()
-    done = launch(ROOT / "recipes/dpo.py", *words)
+    done = launch(ROOT / f"recipes/{name}.py", *words)
     assert done.returncode == 0, done.stderr
-    assert losses(stopped) == losses(two["dpo"])
-    weights = [sha256(run / "adapter_model.safetensors") for run in (stopped, two["dpo"])]
+    assert losses(stopped) == losses(two[name])
+    weights = [sha256(run / "adapter_model.safetensors") for run in (stopped, two[name])]
     assert weights[0] == weights[1]
+    model = load_model(models.resolve(str(stopped), merged=False))
+    trained = {name: p for name, p in model.named_parameters() if "lora_B" in name}
+    assert len(trained) == 7 and all(p.abs().max() > 0 for p in trained.values())
 
 
 def test_deepspeed_zero_2_trains_an_adapter_that_any_process_loads(
@@ -124,20 +128,25 @@ def test_deepspeed_zero_2_trains_an_adapter_that_any_process_loads(
     assert all(p.numel() and p.abs().max() > 0 for p in trained.values())
 
 
-@pytest.mark.parametrize("configuration", ["deepspeed_zero2", "deepspeed_zero3"])
+@pytest.mark.parametrize(
+    ("configuration", "name"),
+    [("deepspeed_zero2", "sft"), ("deepspeed_zero2", "dpo"), ("deepspeed_zero3", "sft")],
+)
 def test_deepspeed_killed_in_the_middle_of_an_epoch_goes_on(
-    shelf: Shelf, tmp_path: Path, configuration: str
+    shelf: Shelf, tmp_path: Path, configuration: str, name: str
 ) -> None:
     """SFT with dropout: every process needs its part of the optimizer and its random state."""
     pytest.importorskip("deepspeed")
     environ = {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
     runs = []
-    for name, killed_at in (("whole", None), ("stopped", 7)):
-        runs.append(tmp_path / name)
-        more = [*STEPS, *GLOO, "--num_train_epochs", "1", "--lora_dropout", "0.1"]
+    for folder, killed_at in (("whole", None), ("stopped", 7)):
+        runs.append(tmp_path / folder)
+        more = [*STEPS, *GLOO, "--num_train_epochs", "1"]
         more += ["--per_device_train_batch_size", "4", "--processes", "2"]
-        words = shelf.arguments("sft", runs[-1], *more, "--merge_adapter", "false")
-        launcher, script = configured(configuration), ROOT / "recipes/sft.py"
+        if name == "sft":
+            more += ["--lora_dropout", "0.1", "--merge_adapter", "false"]
+        words = shelf.arguments(name, runs[-1], *more)
+        launcher, script = configured(configuration), ROOT / f"recipes/{name}.py"
         if killed_at is not None:
             killed = launch(
                 INTERRUPTED, str(killed_at), script, *words, launcher=launcher, **environ

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ NIDF_SCHEMA = "empo.nidf/1"
 RATER_RESULTS_SCHEMA = "empo.rater-results/1"
 RATINGS_SCHEMA = "empo.ratings/1"
 AGREEMENT_SCHEMA = "empo.agreement/1"
+
+DEEPEST = 100
+"""Lists and objects within each other that a JSON or YAML file may hold; no schema comes near it."""
+_BAD_LINES = 5  # of a file, named in one message
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class UserError(Exception):
@@ -62,6 +68,12 @@ class Response(BaseModel):
     def prompt(self) -> str:
         """The last speaker turn, to which the response answers."""
         return self.context[-1].content
+
+
+_RESPONSE_KEYS = (
+    f"A line has the keys {', '.join(Response.model_fields)}; context is a list of messages with "
+    "role and content."
+)
 
 
 class Pair(BaseModel):
@@ -142,15 +154,95 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read one JSON document; UserError where it is none, or holds NaN or an infinity."""
+    """Read one JSON document.
 
-    def refuse(constant: str) -> None:
-        raise UserError(f"{path}: {constant} is no JSON. Write null where there is no value.")
+    Raises UserError where it is none: bad syntax, NaN or a number that no float can hold, a key
+    twice in one object, half of a surrogate pair, more than DEEPEST levels.
+    """
+    return _document(path, read_text(path))
 
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read one JSON object; UserError as in `read_json`, and where the document is something else."""
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: a JSON object is expected, not {type(document).__name__}.")
+    return document
+
+
+def _document(path: str | Path, text: str) -> Any:
     try:
-        return json.loads(read_text(path), parse_constant=refuse)
+        return _decoded(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _decoded(text: str) -> Any:
+    """The value of a JSON text; ValueError says in a sentence what no file of ours may hold."""
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if text.count("[") + text.count("{") > DEEPEST and _is_deeper(value, DEEPEST):
+        raise ValueError(_TOO_DEEP)
+    if _HALF_PAIR.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"\\u{ord(error.object[error.start]):04x} is half of a surrogate pair and stands "
+                "alone, so it is no character. Remove it, or write the whole pair."
+            ) from None
+    return value
+
+
+_TOO_DEEP = f"more than {DEEPEST} lists or objects stand within each other. Is this the right file?"
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    while levels and level:
+        levels -= 1
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for values in inner for v in values if isinstance(v, list | dict)]
+    return bool(level)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(
+            f"the key {shown(twice)} stands twice in one object. Remove one of the two."
+        )
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON. Write null where there is no value.")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is larger than any number can be here.")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > 300:  # a float holds 308 digits, and Python converts no more than 4,300
+        raise ValueError(
+            f"{text[:20]}... ({len(text):,} characters) is larger than any number can be here."
+        )
+    return int(text)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_float, parse_int=_int, parse_constant=_no_number
+)
 
 
 def read_typed(path: str | Path, schema: str, adapter: TypeAdapter[Any], remedy: str) -> Any:
@@ -159,37 +251,87 @@ def read_typed(path: str | Path, schema: str, adapter: TypeAdapter[Any], remedy:
     Raises UserError where the file is of no or another schema, with `remedy` (a sentence), or names
     the field that does not fit it.
     """
-    document = read_json(path)
+    text = read_text(path)
+    document = _document(path, text)
     if not isinstance(document, dict) or "schema" not in document:
         raise UserError(f"{path}: this is no file of the schema {schema!r}. {remedy}")
     if document["schema"] != schema:
         raise UserError(
-            f"{path}, field 'schema': {document['schema']!r}, but this version reads {schema!r}. "
+            f"{path}, field 'schema': {shown(document['schema'])}, but this version reads {schema!r}. "
             f"{remedy}"
         )
     try:
-        adapter.validate_python(document)
+        adapter.validate_json(text, strict=True)  # a number is no text, and a list may be a tuple
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}, field {field!r}: {first['msg']}.") from None
+        raise misfit(str(path), error) from None
     return document
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) for every line that is not blank."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    """Yield (line number, object) for every line that is not blank.
+
+    Raises UserError at the first line that is none, for the reasons of `read_json`; it names up to
+    five such lines and counts the others.
+    """
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    for number, line in lines:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}."
-            )
+            row = _object(line)
+        except ValueError as error:
+            raise _bad_lines(f"{path}, line {number}: {error}", lines) from None
         yield number, row
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        row = _decoded(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}).") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is expected, not {type(row).__name__}.")
+    return row
+
+
+def _bad_lines(first: str, others: Iterator[tuple[int, str]]) -> UserError:
+    """The error for the first bad line of a file, with the bad ones among the lines after it."""
+    told = [first]
+    more = 0
+    for number, line in others:
+        try:
+            if line.strip():
+                _object(line)
+        except ValueError as error:
+            if len(told) < _BAD_LINES:
+                told.append(f"line {number}: {error}")
+            else:
+                more += 1
+    return UserError("\n  ".join([*told, *([f"and {more:,} more lines"] if more else [])]))
+
+
+def read_rows(
+    path: str | Path, adapter: TypeAdapter[Any], remedy: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, row) of JSON lines that fit a schema.
+
+    Raises UserError as `read_jsonl`, and with line, field and `remedy` (a sentence) for a row that
+    does not fit.
+    """
+    for number, row in read_jsonl(path):
+        try:
+            adapter.validate_python(row)
+        except ValidationError as error:
+            raise misfit(f"{path}, line {number}", error, remedy) from None
+        yield number, row
+
+
+def misfit(where: str, error: ValidationError, remedy: str = "") -> UserError:
+    """The first field that does not fit a schema, as an error of the user's."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    place = f"field {shown(field)}" if field else "the whole file"
+    return UserError(f"{where}, {place}: {first['msg']}. {remedy}".rstrip())
 
 
 def read_responses(path: str | Path) -> list[Response]:
@@ -203,13 +345,7 @@ def read_responses(path: str | Path) -> list[Response]:
         try:
             response = Response.model_validate(row)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise UserError(
-                f"{path}, line {number}, field {field!r}: {first['msg']}. A line has the keys "
-                f"{', '.join(Response.model_fields)}; context is a list of messages with role and "
-                "content."
-            ) from None
+            raise misfit(f"{path}, line {number}", error, _RESPONSE_KEYS) from None
         if not response.context or response.context[-1].role != "user":
             raise UserError(
                 f"{path}, line {number}, field 'context': its last message must be the speaker's "
@@ -218,8 +354,8 @@ def read_responses(path: str | Path) -> list[Response]:
         key = (response.system, response.id)
         if key in seen:
             raise UserError(
-                f"{path}, line {number}, field 'id': {response.id!r} stands on line {seen[key]} "
-                f"already for system {response.system!r}."
+                f"{path}, line {number}, field 'id': {shown(response.id)} stands on line {seen[key]} "
+                f"already for system {shown(response.system)}."
             )
         seen[key] = number
         responses.append(response)
@@ -236,6 +372,19 @@ def file_facts(path: str | Path) -> dict[str, Any]:
     """Name, size and digest of an input file, for manifests."""
     path = Path(path)
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value of a file for a message: as Python writes it, cut after `most` characters."""
+    text = repr(value[: most + 1] if isinstance(value, str) else value)
+    return text if len(text) <= most + 2 else f"{text[:most]}..."
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names of a file for a message, each cut after 40 characters; at most so many are named."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"{n[:40]}..." if len(n) > 40 else n for n in names[:most]) + more
 
 
 def finite(value: float | None) -> float | None:

@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from empo.records import (
     UserError,
     atomic,
     file_facts,
     finite,
+    listed,
     read_json,
     read_jsonl,
+    read_object,
     read_responses,
     read_text,
+    read_typed,
+    shown,
     write_json,
     write_jsonl,
     write_text,
@@ -246,3 +252,93 @@ def test_numbers_that_are_none_are_refused(tmp_path, constant):
     path.write_text(f'{{"a": {constant}}}', encoding="utf-8")
     with pytest.raises(UserError, match=f"x.json: {constant} is no JSON"):
         read_json(path)
+
+
+NESTED = '{"a": ' * 100 + "1" + "}" * 100
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (
+            '{"a": {"b": 1, "b": 2}}',
+            "the key 'b' stands twice in one object. Remove one of the two.",
+        ),
+        ('{"a": 1e999}', "1e999 is larger than any number can be here."),
+        ('{"a": -1e999}', "-1e999 is larger than any number can be here."),
+        (
+            f'{{"a": {"9" * 5000}}}',
+            "9... (5,000 characters) is larger than any number can be here.",
+        ),
+        (
+            '{"a": "x\\ud800"}',
+            "\\ud800 is half of a surrogate pair and stands alone, so it is no char",
+        ),
+        ('{"\\udfff": 1}', "\\udfff is half of a surrogate pair"),
+        (f'{{"b": {NESTED}}}', "more than 100 lists or objects stand within each other."),
+        ('{"a": ' + "[" * 100_000, "more than 100 lists or objects stand within each other."),
+        ('{"a": NaN}', "NaN is no JSON. Write null where there is no value."),
+    ],
+)
+def test_what_no_json_of_ours_may_hold(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"a": 1}}\n{text}\n')
+    with pytest.raises(UserError) as error:
+        list(read_jsonl(path))
+    assert str(error.value).startswith(f"{path}, line 2: ") and told in str(error.value)
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_json(path)
+    assert str(error.value).startswith(f"{path}: ") and told in str(error.value)
+
+
+def test_json_at_the_bounds_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(NESTED)
+    assert str(read_json(path)).count("{") == 100
+    path.write_text('["\\ud83d\\ude00", "\\\\ud800", 1e308, ' + "9" * 300 + "]")
+    assert read_json(path) == ["😀", "\\ud800", 1e308, int("9" * 300)]
+
+
+def test_up_to_five_bad_lines_are_named_at_once_and_the_others_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n[]\n{"a": 2}\nx\n\n' + "1\n" * 5)
+    rows = read_jsonl(path)
+    assert next(rows) == (1, {"a": 1})
+    with pytest.raises(UserError) as error:
+        next(rows)
+    assert str(error.value).split("\n  ") == [
+        f"{path}, line 2: a JSON object is expected, not list.",
+        "line 4: not JSON (Expecting value).",
+        "line 6: a JSON object is expected, not int.",
+        "line 7: a JSON object is expected, not int.",
+        "line 8: a JSON object is expected, not int.",
+        "and 2 more lines",
+    ]
+
+
+def test_an_object_is_told_from_other_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}')
+    assert read_object(path) == {"a": 1}
+    path.write_text("[1]")
+    with pytest.raises(UserError, match=r"a\.json: a JSON object is expected, not list\.$"):
+        read_object(path)
+
+
+def test_a_schema_is_strict_about_texts_and_numbers(tmp_path: Path) -> None:
+    adapter = TypeAdapter(TypedDict("Point", {"schema": str, "x": float, "at": tuple[int, int]}))
+    path = tmp_path / "a.json"
+    path.write_text('{"schema": "s", "x": 1, "at": [1, 2]}')
+    assert read_typed(path, "s", adapter, "Mend it.")["x"] == 1
+    path.write_text('{"schema": "s", "x": "1", "at": [1, 2]}')
+    with pytest.raises(UserError, match="a.json, field 'x': Input should be a valid number."):
+        read_typed(path, "s", adapter, "Mend it.")
+
+
+def test_values_and_names_of_a_file_are_cut_in_messages() -> None:
+    assert shown("a\0b") == r"'a\x00b'"
+    assert shown("x" * 80) == f"'{'x' * 80}'"
+    assert shown("x" * 81) == f"'{'x' * 79}..."
+    assert listed(["a", "b" * 50]) == f"a, {'b' * 40}..."
+    assert listed(map(str, range(14))) == f"{', '.join(map(str, range(12)))} and 2 more"

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import difflib
 import inspect
-import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,28 +20,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from empo.records import UserError, read_text
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads numbers as YAML 1.2 does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise UserError(f"{self.name}, line {line}: the key {key!r} stands there twice.")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+from empo.records import UserError, read_text, shown
+from empo.yaml_values import PlainLoader, Refused
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **field: Any) -> Any:
@@ -53,16 +32,15 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **field: Any) -> An
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping; errors name file and line."""
-    text = read_text(path)
-    loader = _Loader(text)
-    loader.name = str(path)
+    """Read a YAML mapping of plain values (see `PlainLoader`); errors name file and line."""
     try:
+        loader = PlainLoader(read_text(path))
+        loader.name = str(path)
         value = loader.get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date or key that cannot be
+    except Refused as error:
+        raise UserError(f"{path}, line {error.line}: {error}") from None
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
     if not isinstance(value, dict):
         raise UserError(f"{path}: a YAML mapping of settings is expected.")
     return value
@@ -230,10 +208,10 @@ def _checked(value: Any, hint: Any) -> Any:
         numeric = {int, float} & set(_members(hint))
         if isinstance(value, str) and numeric and _number(value) is not None:
             raise ValueError(
-                f"{value!r} is text where a number is expected; write it without quotes."
+                f"{shown(value)} is text where a number is expected; write it without quotes."
             ) from None
         first = error.errors()[0]["msg"]
-        raise ValueError(f"{value!r} does not fit: {first[0].lower()}{first[1:]}.") from None
+        raise ValueError(f"{shown(value)} does not fit: {first[0].lower()}{first[1:]}.") from None
 
 
 def _from_text(text: str | list[str], hint: Any) -> Any:
@@ -244,8 +222,8 @@ def _from_text(text: str | list[str], hint: Any) -> Any:
     if hint is str:
         return text
     try:
-        value = _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError):
+        value = PlainLoader(text).get_single_data()
+    except yaml.YAMLError:
         value = text
     if isinstance(value, str):
         value = text  # as it was typed: quotes and # mean nothing to YAML here

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from empo.records import UserError
+from empo.records import UserError, shown
 from empo.settings import load_yaml, resolve
 
 FOLDER = Path(__file__).resolve().parents[1] / "eval" / "suites"
@@ -51,7 +51,7 @@ def suite_path(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         ours = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise UserError(f"--suite: no suite {name!r}; there are {ours}, or give a .yaml file.")
+        raise UserError(f"--suite: no suite {shown(name)}; there are {ours}, or give a .yaml file.")
     return path
 
 
@@ -60,7 +60,7 @@ def load_suite(path: Path) -> dict[str, dict[str, Any]]:
     content = load_yaml(path)
     for key, section in content.items():
         if key not in SECTIONS:
-            raise UserError(f"{path}: no such section: {key!r}; known: {', '.join(SECTIONS)}.")
+            raise UserError(f"{path}: no such section: {shown(key)}; known: {', '.join(SECTIONS)}.")
         if not isinstance(section, dict):
-            raise UserError(f"{path}: section {key!r}: settings are expected (key: value).")
+            raise UserError(f"{path}: section {shown(key)}: settings are expected (key: value).")
     return content

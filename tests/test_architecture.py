@@ -28,6 +28,7 @@ FLOORS = {
         "templates",
         "adapters",
         "redaction",
+        "yaml_values",
     },
     2: {"preferences", "prompts", "corpora", "models", "checkpoints"},
     3: {"alignment", "generation", "harness", "metrics", "raters"},
@@ -48,7 +49,7 @@ FLOORS = {
     },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-OPEN_ON_FLOOR_1 = {"records", "dialogues", "untrusted", "redaction"}
+OPEN_ON_FLOOR_1 = {"records", "dialogues", "untrusted", "redaction", "yaml_values"}
 
 EXCEPTIONS: set[str] = set()
 

@@ -207,16 +207,17 @@ def test_an_impossible_combination_is_told_together_with_an_unknown_key(written)
         ("", "oven.yaml: the file is empty."),
         ("- dish\n", "oven.yaml: a YAML mapping of settings is expected."),
         ("dish: [pie\n", "oven.yaml: not valid YAML: "),
-        ("dish: !!python/name:os.system\n", "oven.yaml: not valid YAML: could not determine"),
+        (
+            "dish: !!python/name:os.system\n",
+            "oven.yaml, line 1: the tag '!!python/name:os.system' is",
+        ),
     ],
 )
 def test_a_file_that_is_no_settings_file(written, yaml: str, told: str) -> None:
     assert told in refusal(*written(yaml))
 
 
-@pytest.mark.parametrize(
-    "yaml", ["? [dish]\n: pie\n", "dish: pie\nnote: 2024-13-45\n", "minutes: !!int soon\n"]
-)
+@pytest.mark.parametrize("yaml", ["? [dish]\n: pie\n", "minutes: !!int soon\n"])
 def test_yaml_that_cannot_be_built_is_a_users_error(written, yaml: str) -> None:
     assert "oven.yaml" in refusal(*written(yaml))
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from empo.records import UserError, read_text
+from empo.records import UserError, listed, read_text, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +53,40 @@ def load_opposites(path: str | Path) -> dict[str, Opposite]:
     Raises UserError with all problems at once: missing columns, empty cells, a label twice, a label
     opposite to itself, an opposite that is no label of the table.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        columns = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = columns
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.reader.line_num}: not a well-quoted csv ({error})."
+        ) from None
     missing = [name for name in ("label", "opposite") if name not in columns]
     if missing:
         raise UserError(
             f"{path}: the column{'s' * (len(missing) > 1)} {', '.join(missing)} "
-            f"{'are' if len(missing) > 1 else 'is'} missing; found: {', '.join(columns)}."
+            f"{'are' if len(missing) > 1 else 'is'} missing; found: {listed(columns)}."
         )
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise UserError(f"{path}: the column {shown(twice[0])} stands there twice. Rename one.")
     table: dict[str, Opposite] = {}
     problems = []
-    for row in reader:
-        line = reader.line_num
+    for line, row in rows:
         label = (row.get("label") or "").strip()
         opposite = (row.get("opposite") or "").strip()
-        if not label or not opposite:
+        if None in row:
+            problems.append(f"line {line}: more fields than the {len(columns)} of the header")
+        elif not label or not opposite:
             problems.append(f"line {line}: label or opposite is empty")
         elif label in table:
-            problems.append(f"line {line}: the label {label!r} stands there twice")
+            problems.append(f"line {line}: the label {shown(label)} stands there twice")
         elif label == opposite:
-            problems.append(f"line {line}: {label!r} is its own opposite")
+            problems.append(f"line {line}: {shown(label)} is its own opposite")
         else:
             table[label] = Opposite(opposite, (row.get("source") or "own table").strip())
     problems += [
-        f"{label!r}: its opposite {opposite.label!r} has no row of its own"
+        f"{shown(label)}: its opposite {shown(opposite.label)} has no row of its own"
         for label, opposite in table.items()
         if opposite.label not in table
     ]

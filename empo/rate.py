@@ -18,6 +18,7 @@ from empo.records import (
     file_facts,
     finite,
     read_jsonl,
+    shown,
     write_json,
     write_jsonl,
 )
@@ -136,7 +137,9 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[RatingInput]]:
             raise UserError(f"{where}, field 'response': missing.")
         response = row["response"]
         if not isinstance(response, str):
-            raise UserError(f"{where}, field 'response': a text is expected, not {response!r}.")
+            raise UserError(
+                f"{where}, field 'response': a text is expected, not {shown(response)}."
+            )
         if "context" not in row:
             raise UserError(
                 f"{where}, field 'context': missing. For a response to nothing write an empty text."
@@ -173,7 +176,9 @@ def rows(ids: Sequence[str], ratings: Ratings) -> list[dict[str, Any]]:
 
 def _turns(messages: Any, where: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list):
-        raise UserError(f"{where}: a text or a list of messages is expected, not {messages!r}.")
+        raise UserError(
+            f"{where}: a text or a list of messages is expected, not {shown(messages)}."
+        )
     turns = []
     for message in messages:
         if isinstance(message, dict) and message.get("role") == "system":
@@ -182,7 +187,7 @@ def _turns(messages: Any, where: str) -> tuple[Turn, ...]:
         if not known or not isinstance(message.get("content"), str):
             raise UserError(
                 f"{where}: a message needs role ('user' or 'assistant') and content, but it is "
-                f"{message!r}."
+                f"{shown(message)}."
             )
         turns.append(Turn(message["role"], message["content"]))
     return tuple(turns)

@@ -116,6 +116,12 @@ def test_all_problems_of_an_own_table_are_told_at_once(own_table) -> None:
         ("label,source\na,b\n", "the column opposite is missing; found: label, source."),
         ("a,b\n", "the columns label, opposite are missing; found: a, b."),
         ("label,opposite\n", "the table has no rows."),
+        (
+            "label,opposite\na,b,me\nb,a\n",
+            "line 2: more fields than the 2 of the header; 'b': its "
+            "opposite 'a' has no row of its own.",
+        ),
+        ("label,opposite,label\n", "the column 'label' stands there twice. Rename one."),
         ("", "the file is empty."),
     ],
 )
@@ -123,6 +129,11 @@ def test_an_own_table_that_cannot_be_read(own_table, text: str, told: str) -> No
     with pytest.raises(UserError) as error:
         load_opposites(own_table(text))
     assert str(error.value).endswith(f"own.csv: {told}")
+
+
+def test_an_own_table_with_wrong_quoting_is_told_with_its_line(own_table) -> None:
+    with pytest.raises(UserError, match=r"own.csv, line 2: not a well-quoted csv \("):
+        load_opposites(own_table('label,opposite\n"a"x,b\n'))
 
 
 def test_blanks_in_the_header_of_an_own_table_do_not_matter(own_table) -> None:

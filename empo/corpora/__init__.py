@@ -13,7 +13,7 @@ from empo.corpora.mapping import Mapping, load_mapping
 from empo.corpora.tables import read_rows
 from empo.dialogues import Dialogue, Exchange, Turn, exchanges
 from empo.emotions import LABELS
-from empo.records import UserError
+from empo.records import UserError, shown
 
 __all__ = ["Corpus", "Rejection", "load_corpus", "published_ids", "published_subset"]
 
@@ -133,7 +133,7 @@ def _dialogue(
             return "turn number is no number"
         role = schema.role_of(row, order)
         if role is None:
-            return f"unknown role {row.get(schema.role)!r} (see role_map)"
+            return f"unknown role {shown(row.get(schema.role))} (see role_map)"
         text = schema.text_of(row, schema.utterance)
         if not text:
             return "empty utterance"
@@ -144,7 +144,7 @@ def _dialogue(
         return "several emotion labels"
     emotion = emotions.pop()
     if labels is not None and emotion not in labels:
-        return f"unknown emotion {emotion!r}"
+        return f"unknown emotion {shown(emotion)}"
     turns.sort(key=lambda turn: turn[0])
     sequence = tuple(turn for _, turn in turns)
     expected = ("user", "assistant")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from empo.records import UserError, read_text
+from empo.records import UserError, listed, read_text, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Row:
         if not text:
             return None
         try:
-            value = float(text)
+            value = math.nan if "_" in text else float(text)  # float() reads 2_5 as 25
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
@@ -53,7 +53,7 @@ class Row:
     def refused(self, column: str, why: str) -> UserError:
         """The error that names file, line, field and value of what cannot be read."""
         return UserError(
-            f"{self.path}, line {self.line}, field {column!r}: {self.fields[column]!r} {why}"
+            f"{self.path}, line {self.line}, field {column!r}: {shown(self.fields[column])} {why}"
         )
 
 
@@ -78,11 +78,11 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[Row]:
     if missing:
         raise UserError(
             f"{path}: the column{'s' * (len(missing) > 1)} {', '.join(missing)} "
-            f"{'are' if len(missing) > 1 else 'is'} missing; found: {', '.join(header)}."
+            f"{'are' if len(missing) > 1 else 'is'} missing; found: {listed(header)}."
         )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise UserError(f"{path}: the column {twice[0]!r} stands there twice. Rename one.")
+        raise UserError(f"{path}: the column {shown(twice[0])} stands there twice. Rename one.")
     rows: list[Row] = []
     line = reader.line_num + 1
     try:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from empo.rating import Dimension
-from empo.records import UserError
+from empo.records import UserError, misfit
 from empo.settings import load_yaml
 from empo.untrusted import file_name
 
@@ -33,9 +33,7 @@ def validated(model: type[Entry], value: Any, where: str) -> Entry:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}, field {field!r}: {first['msg']}.") from None
+        raise misfit(where, error) from None
 
 
 _BINARY = ([0.0, 1.0], [0.0, 1.0, 0.0, 1.0])

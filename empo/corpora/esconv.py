@@ -12,7 +12,7 @@ from empo.corpora.labelled import Example, LabelledCorpus, group_of
 from empo.corpora.windows import window
 from empo.dialogues import Role, Turn
 from empo.rating import Dimension
-from empo.records import UserError, file_facts, read_jsonl
+from empo.records import UserError, file_facts, read_jsonl, shown
 
 SPLITS = ("train", "valid", "test")
 STRATEGIES = {
@@ -142,17 +142,19 @@ def _merged(row: dict[str, Any], where: str, counts: Counter[str]) -> list[_Utte
     for number, turn in enumerate(dialog, start=1):
         place = f"{where}, turn {number}"
         speaker = turn.get("speaker")
-        if speaker not in _ROLES:
-            raise UserError(f"{place}, field 'speaker': {speaker!r} is neither 'usr' nor 'sys'.")
+        if not isinstance(speaker, str) or speaker not in _ROLES:
+            raise UserError(
+                f"{place}, field 'speaker': {shown(speaker)} is neither 'usr' nor 'sys'."
+            )
         strategy = turn.get("strategy")
         if speaker == "sys" and strategy not in (*STRATEGIES, OTHERS):
             raise UserError(
-                f"{place}, field 'strategy': {strategy!r} is unknown; known are "
+                f"{place}, field 'strategy': {shown(strategy)} is unknown; known are "
                 f"{', '.join((*STRATEGIES, OTHERS))}."
             )
         text = turn.get("text")
         if not isinstance(text, str):
-            raise UserError(f"{place}, field 'text': {text!r} is no text.")
+            raise UserError(f"{place}, field 'text': {shown(text)} is no text.")
         if not text.strip():
             reason = "empty turn"
         if not utterances or utterances[-1].role != _ROLES[speaker]:

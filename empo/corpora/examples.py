@@ -32,7 +32,7 @@ from empo.corpora.levels import read_levels
 from empo.corpora.stories import URDU_STORIES, read_stories, read_urdu
 from empo.dialogues import Turn
 from empo.rating import Dimension, RatingInput
-from empo.records import UserError, file_facts, read_jsonl
+from empo.records import UserError, file_facts, listed, read_jsonl, shown
 
 MOST_LEVELS = 20
 """Labels with more distinct values than this are taken for an interval scale."""
@@ -79,7 +79,7 @@ def read_examples(path: str | Path, definitions: str | Path | None = None) -> La
         line = validated(_Line, row, f"{path}, line {number}")
         if line.id in lines:
             raise UserError(
-                f"{path}, line {number}, field 'id': {line.id!r} stands on line {lines[line.id]} "
+                f"{path}, line {number}, field 'id': {shown(line.id)} stands on line {lines[line.id]} "
                 "already."
             )
         lines[line.id] = number
@@ -163,14 +163,14 @@ def _schema_of(source: str | Path, schema: str | None) -> str:
         splits = [source / f"{name}.jsonl" for name in SPLITS if f"{name}.jsonl" in looks]
         if splits and "dialog" in next(read_jsonl(splits[0]))[1]:
             return "esconv"
-        seen = f"the folder holds: {', '.join(looks) or 'no file'}"
+        seen = f"the folder holds: {listed(looks) or 'no file'}"
     elif source.suffix == ".jsonl":
         keys = set(next(read_jsonl(source))[1])
         if "dialog" in keys:
             return "esconv"
         if {"id", "context", "response", "labels"} <= keys:
             return "examples"
-        seen = f"the first line has the keys: {', '.join(sorted(keys))}"
+        seen = f"the first line has the keys: {listed(sorted(keys))}"
     elif source.suffix == ".csv":
         header = set(header_of(source))
         if "similarity_empathy_human_AGG" in header:
@@ -179,7 +179,7 @@ def _schema_of(source: str | Path, schema: str | None) -> str:
             return "levels"
         if set(INTENT_COLUMNS) <= header:
             return "intents"
-        seen = f"the columns are: {', '.join(sorted(header))}"
+        seen = f"the columns are: {listed(sorted(header))}"
     elif source.exists():
         seen = f"the ending is {source.suffix!r}"
     else:
@@ -214,7 +214,7 @@ def _inferred(path: str | Path, examples: list[Example]) -> tuple[Dimension, ...
     for name, found in values.items():
         if len(found) < 2:
             raise UserError(
-                f"{path}: every label in {name!r} is {min(found):g}, so its range cannot be "
+                f"{path}: every label in {shown(name)} is {min(found):g}, so its range cannot be "
                 "inferred. Give a file with the dimensions (`definitions`)."
             )
     return tuple(
@@ -228,9 +228,9 @@ def _inferred(path: str | Path, examples: list[Example]) -> tuple[Dimension, ...
 def _check_labels(example: Example, dimensions: tuple[Dimension, ...], where: str) -> None:
     named = {dimension.name: dimension for dimension in dimensions}
     for name, value in example.labels.items():
-        place = f"{where}, field 'labels.{name}'"
+        place = f"{where}, field {shown(f'labels.{name}')}"
         if name not in named:
-            raise UserError(f"{place}: no such dimension; there are: {', '.join(named)}.")
+            raise UserError(f"{place}: no such dimension; there are: {listed(named)}.")
         dimension = named[name]
         if not dimension.low <= value <= dimension.high:
             raise UserError(

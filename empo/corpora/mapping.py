@@ -17,6 +17,7 @@ order, and `utterance` and `role` are keys of a turn.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,11 +62,12 @@ class Mapping:
         return [name for name in names if name]
 
     def order_of(self, row: dict[str, Any]) -> float | None:
-        """The place of a turn in its dialogue; None where it is no number."""
+        """The place of a turn in its dialogue; None where it is no finite number."""
         try:
-            return float(row[self.turn or POSITION])
-        except (TypeError, ValueError):
+            order = float(row[self.turn or POSITION])
+        except (TypeError, ValueError, OverflowError):
             return None
+        return order if math.isfinite(order) else None
 
     def role_of(self, row: dict[str, Any], order: float) -> Role | None:
         """Who speaks: by the role column, else by the turn number (odd = speaker)."""

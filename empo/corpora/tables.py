@@ -12,7 +12,7 @@ from typing import Any
 
 from empo.corpora.mapping import LINE, POSITION, Mapping
 from empo.hub import not_in_cache, offline
-from empo.records import UserError, file_facts, read_jsonl, read_text
+from empo.records import UserError, file_facts, listed, read_jsonl, read_text
 
 _ENDINGS = ("csv", "tsv", "parquet", "jsonl")
 _SPLIT_NAMES = {
@@ -34,14 +34,19 @@ class Table:
     def add(self, row: dict[str, Any], schema: Mapping) -> None:
         """Put a row to its dialogue; a row that holds a whole dialogue is spread into turns."""
         self.rows += 1
-        dialogue_id = str(row[schema.dialogue_id]).strip()
+        dialogue_id = _id_of(row, schema)
+        if not dialogue_id:  # rows without one belong to nothing, least of all together
+            dialogue_id = f"line {row[LINE]}"
+            self.broken[dialogue_id] = "no dialogue id"
         if schema.turns is None:
             self.dialogues.setdefault(dialogue_id, []).append(row)
             return
         turns = row[schema.turns]
         if dialogue_id in self.dialogues:
             self.broken[dialogue_id] = "dialogue id occurs twice"
-        elif not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            self.dialogues[dialogue_id].append(row)
+            return
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             self.broken[dialogue_id] = f"column {schema.turns!r} is no list of turns"
         elif not turns:
             self.broken[dialogue_id] = "fewer than 2 turns"
@@ -96,6 +101,11 @@ def _file_of(path: Path, split: str) -> Path:
     raise UserError(f"{path}: the folder holds no split {split!r}; looked for {', '.join(names)}.")
 
 
+def _id_of(row: dict[str, Any], schema: Mapping) -> str:
+    value = row[schema.dialogue_id]
+    return "" if value is None else str(value).strip()
+
+
 def _delimiter(ending: str) -> str:
     return "\t" if ending == "tsv" else ","
 
@@ -105,7 +115,7 @@ def _check_columns(columns: list[str], path: str | Path, schema: Mapping) -> Non
     if missing:
         raise UserError(
             f"{path}: the column{'s' * (len(missing) > 1)} {', '.join(missing)} "
-            f"{'are' if len(missing) > 1 else 'is'} missing; found: {', '.join(columns)}. "
+            f"{'are' if len(missing) > 1 else 'is'} missing; found: {listed(columns)}. "
             "For a corpus with other column names give a mapping file (--mapping)."
         )
 
@@ -126,7 +136,8 @@ def _add_unquoted(table: Table, path: Path, schema: Mapping, delimiter: str) -> 
         if len(fields) != len(header):
             if any(field.startswith('"') for field in fields):
                 raise _quoted(path, number)
-            dialogue_id = fields[id_column].strip() if len(fields) > id_column else f"line {number}"
+            there = fields[id_column].strip() if len(fields) > id_column else ""
+            dialogue_id = there or f"line {number}"
             table.broken.setdefault(
                 dialogue_id, f"row with {len(fields)} fields instead of {len(header)}"
             )
@@ -150,9 +161,9 @@ def _add_quoted(table: Table, path: Path, schema: Mapping, delimiter: str) -> No
     try:
         _check_columns(list(reader.fieldnames or []), path, schema)
         for row in reader:
-            dialogue_id = str(row[schema.dialogue_id] or f"line {reader.line_num}").strip()
-            row[schema.dialogue_id] = dialogue_id
             if None in row or None in row.values():
+                dialogue_id = _id_of(row, schema) or f"line {reader.line_num}"
+                row[schema.dialogue_id] = dialogue_id
                 surplus = len(row.pop(None, []))
                 found = sum(value is not None for value in row.values()) + surplus
                 table.broken.setdefault(

@@ -23,7 +23,7 @@ from empo.metrics.length import characters
 from empo.metrics.score_store import ScoreStore
 from empo.metrics.statistics import describe
 from empo.models import check_code, weights_identity
-from empo.records import Response, UserError, read_json
+from empo.records import Response, UserError, read_object, shown
 from empo.untrusted import require_safetensors
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def _packaged() -> Path:
 
 def _checked_folder(folder: Path, layer: int | None) -> int:
     """The layer of a local encoder that is to be compared."""
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     kind, last = str(config.get("model_type")), config.get("num_hidden_layers")
     if not any(folder.glob("*.safetensors")):
         raise UserError(
@@ -307,11 +307,11 @@ def _checked_folder(folder: Path, layer: int | None) -> int:
     if "t5" in str(folder) and "t5" not in kind:
         raise UserError(
             f"{folder}: bert-score takes every model with 't5' in its path for a T5, which this "
-            f"{kind!r} is not. Give it by another path, such as a link."
+            f"{shown(kind)} is not. Give it by another path, such as a link."
         )
-    if layer is None and not isinstance(last, int):
+    if layer is None and (not isinstance(last, int) or isinstance(last, bool) or last < 1):
         raise UserError(
-            f"{folder / 'config.json'}, field 'num_hidden_layers': {last!r} does not say which "
+            f"{folder / 'config.json'}, field 'num_hidden_layers': {shown(last)} does not say which "
             "layer to compare. Give the layer."
         )
     return last if layer is None else layer

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from empo.corpora.csv_rows import read_csv
 from empo.metrics import MetricResult
 from empo.metrics.length import characters
 from empo.metrics.statistics import describe
@@ -19,12 +19,14 @@ NEUTRAL = "neutral"
 
 
 def load_sentences(path: str | Path) -> dict[str, str]:
-    """Sentence to emotion, from a table of composed replies with the columns reply and emotion."""
+    """Sentence to emotion, from a table of composed replies with the columns reply and emotion.
+
+    Raises UserError as `read_csv`, and where an emotion is empty.
+    """
     table: dict[str, str] = {}
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for sentence in sentences(row["reply"]):
-                table[sentence] = row["emotion"]
+    for row in read_csv(path, ("reply", "emotion")):
+        for sentence in sentences(row.text("reply")):
+            table[sentence] = row.required("emotion")
     return table
 
 

@@ -24,7 +24,7 @@ from empo.metrics import MetricResult
 from empo.metrics import tokens as word
 from empo.metrics.length import characters
 from empo.metrics.statistics import describe, histogram
-from empo.records import NIDF_SCHEMA, Response, UserError, read_json
+from empo.records import NIDF_SCHEMA, Response, UserError, misfit, read_json, shown
 
 
 class NidfTable(TypedDict):
@@ -116,12 +116,10 @@ def load_table(path: str | Path) -> NidfTable:
     try:
         table = TypeAdapter(NidfTable).validate_python(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}, field {field!r}: {first['msg']}. {remedy}") from None
+        raise misfit(str(path), error, remedy) from None
     if table["tokens"] != word.SIGNATURE:
         raise UserError(
-            f"{path}, field 'tokens': the table counts other word tokens ({table['tokens']!r}) "
+            f"{path}, field 'tokens': the table counts other word tokens ({shown(table['tokens'])}) "
             f"than this version makes ({word.SIGNATURE!r}). {remedy}"
         )
     counts = set(table["counts"].values())

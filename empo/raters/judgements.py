@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from empo.records import UserError, file_facts, read_text
+from empo.records import UserError, file_facts, read_text, shown
 
 TIDY = ("item", "rater", "aspect", "value")
 DIVIDING = ("setting", "group")
@@ -118,8 +118,8 @@ def read_tidy(path: str | Path) -> Sheet:
         first = cells.setdefault(key, _Cell()).add(row["item"], row["rater"], value, line)
         if first is not None:
             raise UserError(
-                f"{path}, line {line}: item {row['item']!r}, rater {row['rater']!r}, aspect "
-                f"{row['aspect']!r} stands on line {first} already. Remove one of the two rows, or "
+                f"{path}, line {line}: item {shown(row['item'])}, rater {shown(row['rater'])}, "
+                f"aspect {shown(row['aspect'])} stands on line {first} already. Remove one of the two rows, or "
                 "tell them apart in a column 'setting'."
             )
     unused = [name for name in header if name not in (*TIDY, *DIVIDING)]
@@ -199,7 +199,7 @@ def _rows(path: str | Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]
     header = table[0][1]
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise UserError(f"{path}: the column {twice[0]!r} stands there twice.")
+        raise UserError(f"{path}: the column {shown(twice[0])} stands there twice.")
     if len(table) == 1:
         raise UserError(f"{path}: there is a header but no row.")
 
@@ -232,11 +232,11 @@ def _value(text: str, where: str) -> float:
         value = math.nan
     if math.isnan(value):
         raise UserError(
-            f"{where}: {text!r} is no number. Write numbers with a decimal point; a missing rating "
+            f"{where}: {shown(text)} is no number. Write numbers with a decimal point; a missing rating "
             "is an empty field or NA."
         )
     if abs(value) > _LARGEST:
-        raise UserError(f"{where}: {text!r} is infinite or too large for a rating.")
+        raise UserError(f"{where}: {shown(text)} is infinite or too large for a rating.")
     return value
 
 
@@ -272,6 +272,6 @@ def _not_tidy(path: str | Path, header: Sequence[str], missing: Sequence[str]) -
     return text + f" If every rater has columns of their own, give their names: {_EXAMPLE}."
 
 
-def _listed(names: Sequence[str], shown: int = 12) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(map(repr, names[:shown])) + more
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more

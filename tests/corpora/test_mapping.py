@@ -100,7 +100,7 @@ def test_a_bad_nested_dialogue_is_left_out(
 def test_a_nested_dialogue_id_that_occurs_twice_is_left_out(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "own.jsonl", [*nested(), *nested()[1:]])
     corpus = load_corpus(path, mapping=write_mapping(tmp_path, NESTED))
-    assert corpus.rejected == [Rejection("bad", "dialogue id occurs twice", "line 3")]
+    assert corpus.rejected == [Rejection("bad", "dialogue id occurs twice", "lines 2-3")]
 
 
 @pytest.mark.parametrize(

@@ -222,3 +222,28 @@ def test_wrong_quoting_is_told_with_the_line_it_is_on(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text('who,text,mood,dialog,number\nusr,"Oh" no,happy,d1,1\nsys,y,happy,d1,2\n')
     assert "own.csv, line 2: " in refusal(path, mapping=write_mapping(tmp_path, ROWS))
+
+
+# --- rows that cannot be placed ---
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_rows_without_a_dialogue_id_are_left_out_one_by_one(tmp_path: Path, ending: str) -> None:
+    lines = [*GOOD, *(line.replace("hit:0_conv:1,", " ,") for line in GOOD)]
+    nameless = sum(line.startswith(" ,") for line in lines)
+    path = tmp_path / f"own.{ending}"
+    if ending == "csv":
+        write_csv(path, lines)
+    else:
+        rows = [row | {"conv_id": row["conv_id"].strip() or None} for row in objects(lines)]
+        (write_jsonl if ending == "jsonl" else write_parquet)(path, rows)
+    corpus = load_corpus(path)
+    found = [(r.id, r.reason) for r in corpus.rejected if r.reason == "no dialogue id"]
+    assert nameless and len(found) == nameless and len({name for name, _ in found}) == nameless
+    assert all(name.startswith("line ") for name, _ in found)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1e999", "9" * 400])
+def test_a_turn_number_that_is_not_finite_is_no_number(tmp_path: Path, number: str) -> None:
+    corpus = read(tmp_path, [",".join(["odd", number, *GOOD[0].split(",")[2:]])])
+    assert corpus.rejected[-1].reason == "turn number is no number"

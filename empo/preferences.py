@@ -7,6 +7,7 @@ a resume, and ahead of time for every epoch.
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -20,7 +21,8 @@ from empo.records import (
     PAIRS_SCHEMA,
     UserError,
     file_facts,
-    read_json,
+    read_object,
+    shown,
     write_json,
     write_jsonl,
 )
@@ -30,6 +32,7 @@ _ROW_GROUP = 20_000
 """Pairs of a parquet file that are in memory at once."""
 UNFINISHED = ".unfinished"
 """File in a folder of pairs while it is written; where it is left, the rest is not whole."""
+_FILE = r"epoch-[0-9]{1,9}\.(jsonl|parquet)"
 
 
 class Draws:
@@ -189,7 +192,7 @@ def write_pairs(
     unfinished = output / UNFINISHED
     killed = unfinished.is_file()
     if (output / "manifest.json").is_file():
-        before = read_json(output / "manifest.json")
+        before = read_object(output / "manifest.json")
         if before.get("schema") != PAIRS_SCHEMA:
             raise UserError(f"{output}: holds the output of another command; choose a new folder.")
         now = {"seed": draws.seed, "system_message": system_message, **facts}
@@ -199,9 +202,10 @@ def write_pairs(
                 f"{output}: holds pairs of another draw (it differs in {', '.join(differing)}); "
                 "choose a new folder."
             )
+        named = _files_of(before, output / "manifest.json")
         unfinished.touch()
-        for entry in before["files"]:
-            (output / Path(entry["file"]).name).unlink(missing_ok=True)
+        for name in named:
+            (output / name).unlink(missing_ok=True)
         (output / "manifest.json").unlink()  # it names the files that are to go
     elif output.exists() and not output.is_dir():
         raise UserError(f"{output}: this is a file; --output is a folder.")
@@ -240,6 +244,19 @@ def write_pairs(
     write_json(output / "manifest.json", manifest)
     unfinished.unlink()
     return statistics
+
+
+def _files_of(manifest: Mapping[str, Any], path: Path) -> list[str]:
+    """Names of the files of pairs that a manifest lists; UserError where it lists others."""
+    entries = manifest.get("files")
+    given = entries if isinstance(entries, list) else [entries]
+    names = [entry.get("file") if isinstance(entry, dict) else entry for entry in given]
+    odd = [n for n in names if not isinstance(n, str) or not re.fullmatch(_FILE, n)]
+    if odd:
+        raise UserError(
+            f"{path}, field 'files': {shown(odd[0])} is no file of pairs. Choose a new folder."
+        )
+    return names
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:

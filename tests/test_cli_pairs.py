@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import pyarrow.parquet
 import pytest
 
 from empo import cli, preferences
-from empo.emotions import OPPOSITES
+from empo.dialogues import Exchange, Turn
+from empo.emotions import OPPOSITES, Opposite
 from empo.metrics.nidf import load_table
-from empo.records import PAIRS_SCHEMA, Pair, read_jsonl, sha256
+from empo.preferences import Draws, write_pairs
+from empo.records import PAIRS_SCHEMA, Pair, UserError, read_jsonl, sha256
 from empo.runs import alone
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -284,6 +287,30 @@ def test_a_folder_with_other_content_is_refused_and_left_as_it_is(
     assert f"error: {tmp_path}: {told}" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("files", "shown"),
+    [
+        ([{"file": "mine.txt"}], "'mine.txt'"),
+        ([{"file": "../epoch-0.jsonl"}], "'../epoch-0.jsonl'"),
+        ([{}], "None"),
+        ("epoch", "'epoch'"),
+    ],
+)
+def test_no_file_is_deleted_that_the_manifest_of_pairs_could_not_have_listed(
+    tmp_path: Path, files: object, shown: str
+) -> None:
+    exchange = Exchange("a", "sad", (Turn("user", "x"),), "y")
+    other = Exchange("b", "joyful", (Turn("user", "x"),), "z")
+    table = {"sad": Opposite("joyful", "own"), "joyful": Opposite("sad", "own")}
+    draws = Draws([exchange, other], table, 1)
+    manifest = {"schema": "empo.pairs/1", "seed": 1, "system_message": None, "files": files}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"field 'files': {re.escape(shown)} is no file of pairs."):
+        write_pairs(draws, [exchange], 1, tmp_path, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "mine.txt"]
 
 
 def test_an_output_that_is_a_file_is_a_users_error(

@@ -412,6 +412,22 @@ def test_items_are_matched_by_number_and_digest(tmp_path: Path) -> None:
         matched(tmp_path / "a", tmp_path / "c", "t", "acc")
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"doc_id": "1", "doc_hash": "h", "metrics": {}}, "line 1, field 'doc_id': '1' is none."),
+        ({"doc_id": 1, "metrics": {}}, "line 1, field 'doc_hash': None is none."),
+        ({"doc_id": 1, "doc_hash": "h", "metrics": []}, "line 1, field 'metrics': [] is none."),
+        ({"doc_id": 1, "doc_hash": "h", "metrics": {}}, "line 2: the item 1 was there already."),
+    ],
+)
+def test_a_line_that_is_no_item_is_refused(tmp_path: Path, line: dict, told: str) -> None:
+    write_jsonl(items_file(tmp_path, "t"), [line, line])
+    with pytest.raises(UserError) as error:
+        matched(tmp_path, tmp_path, "t", "acc")
+    assert str(error.value).startswith(f"{items_file(tmp_path, 't')}, {told}")
+
+
 def test_groups_pool_the_items_of_their_tasks(tmp_path: Path) -> None:
     both = {}
     for name, first, second in (("a", [1, 0, 1], [1, 1]), ("b", [0, 0, 1], [0, 1])):

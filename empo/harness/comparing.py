@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from empo.harness.items import items_file
-from empo.records import UserError, finite, read_jsonl
+from empo.records import UserError, finite, read_jsonl, shown
 
 PairedTest = Callable[[np.ndarray, np.ndarray], Mapping[str, Any]]
 """Two boolean arrays of shape (n,) to difference, only_a, only_b, n, p and test (McNemar's)."""
@@ -40,7 +40,7 @@ def comparable(asked: Mapping[str, Any], theirs: Mapping[str, Any], folder: str)
     """
     if theirs["system"] == asked["system"]:
         raise UserError(
-            f"--compare {folder}: that system is called {theirs['system']!r} too. Give --system."
+            f"--compare {folder}: that system is called {shown(theirs['system'])} too. Give --system."
         )
     pairs = {
         key: (asked["settings"][key], theirs["settings"].get(key))
@@ -54,7 +54,7 @@ def comparable(asked: Mapping[str, Any], theirs: Mapping[str, Any], folder: str)
     for key, (here, there) in pairs.items():
         if here != there:
             raise UserError(
-                f"--compare {folder}: {key} is {there!r} there and {here!r} here. Only systems that "
+                f"--compare {folder}: {key} is {shown(there)} there and {shown(here)} here. Only systems that "
                 "were asked in the same way can be compared."
             )
 
@@ -110,14 +110,11 @@ def matched(folder_a: str | Path, folder_b: str | Path, task: str, metric: str) 
     """Values of a metric on the items that two evaluations share.
 
     Items are the same where number and digest of the document are; a value that is no single number
-    is NaN. Raises UserError where the two share no item.
+    is NaN. Raises UserError where the two share no item, or a line is none.
     """
     found = []
     for folder in (folder_a, folder_b):
-        lines = [row for _, row in read_jsonl(items_file(folder, task))]
-        found.append(
-            {(row["doc_id"], row["doc_hash"]): row["metrics"].get(metric) for row in lines}
-        )
+        found.append(_values(items_file(folder, task), metric))
     shared = [key for key in found[0] if key in found[1]]
     if not shared:
         raise UserError(
@@ -126,6 +123,23 @@ def matched(folder_a: str | Path, folder_b: str | Path, task: str, metric: str) 
         )
     first, second = (np.array([_number(of[key]) for key in shared]) for of in found)
     return Matched(first, second, *map(len, found))
+
+
+def _values(path: Path, metric: str) -> dict[tuple[int, str], Any]:
+    """Number and digest of a document to the metric's value; UserError where a line is no item."""
+    values: dict[tuple[int, str], Any] = {}
+    for number, row in read_jsonl(path):
+        for key, kind in (("doc_id", int), ("doc_hash", str), ("metrics", dict)):
+            if not isinstance(row.get(key), kind):
+                raise UserError(
+                    f"{path}, line {number}, field {key!r}: {shown(row.get(key))} is none. "
+                    "Evaluate the system again with eval/harness.py."
+                )
+        item = (row["doc_id"], row["doc_hash"])
+        if item in values:
+            raise UserError(f"{path}, line {number}: the item {item[0]} was there already.")
+        values[item] = row["metrics"].get(metric)
+    return values
 
 
 def _row(

@@ -13,7 +13,7 @@ from empo.harness.language_model import language_model
 from empo.harness.protocol import OPEN_LLM_V1, Protocol, same_evaluation
 from empo.harness.tasks import Loaded, shots_of
 from empo.models import ModelSource
-from empo.records import UserError, finite, read_json, write_json, write_jsonl
+from empo.records import UserError, finite, read_object, write_json, write_jsonl
 from empo.runs import now, versions
 from empo.untrusted import file_name
 
@@ -51,10 +51,10 @@ def measure(
     started = kept / "identity.json"
     writes = os.environ.get("RANK", "0") == "0"
     files = {leaf: kept / "tasks" / f"{file_name(leaf)}.json" for leaf in loaded.tasks}
-    done = {leaf: read_json(file) for leaf, file in files.items() if file.is_file()}
+    done = {leaf: _finished(file) for leaf, file in files.items() if file.is_file()}
     known = {**identity, "lm_eval": versions().get("lm_eval")}
     if started.is_file():
-        same_evaluation(output, read_json(started), known, done)
+        same_evaluation(output, read_object(started), known, done)
     missing = [leaf for leaf in loaded.tasks if leaf not in done]
     not_run = list(loaded.not_run)
     if missing:
@@ -90,6 +90,18 @@ def measure(
         },
         "not_run": not_run,
     }
+
+
+def _finished(file: Path) -> dict[str, Any]:
+    """Figures of a finished task; UserError where the file does not hold any."""
+    entry = read_object(file)
+    for key in ("task", "lm_eval"):
+        if not isinstance(entry.get(key), dict):
+            raise UserError(
+                f"{file}, field {key!r}: the figures of a task are expected. Delete the file, and "
+                "the task is run again."
+            )
+    return entry
 
 
 def _load(source: ModelSource, protocol: Protocol, batch_size: int, device: str | None) -> HFLM:

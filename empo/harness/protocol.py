@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from empo.records import UserError
+from empo.records import UserError, shown
 from empo.settings import option
 
 OPEN_LLM_V1: Mapping[str, tuple[int, str]] = {
@@ -101,7 +101,7 @@ def same_evaluation(
         for facts in (there, asked)
     )
     differing = [
-        f"  - {key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        f"  - {key}: {shown(before.get(key))} there, {shown(now.get(key))} now"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
@@ -130,6 +130,8 @@ def _weights(entry: Any) -> Any:
     """What identifies weights: digest, else commit on the hub, else the name."""
     if isinstance(entry, list):
         return [_weights(one) for one in entry]
+    if not isinstance(entry, Mapping):
+        return entry
     digest = next((key for key in ("sha256", "commit") if entry.get(key)), None)
     return {digest: entry[digest]} if digest else entry
 

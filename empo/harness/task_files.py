@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from empo.records import sha256
+from empo.yaml_values import BoundedLoader
 
 _DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _FORMATS = ("json", "csv", "parquet", "text", "arrow")
@@ -26,7 +27,7 @@ class _Function(str):
     """`!function module.name` in a task file."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """Reads task files without running their functions."""
 
 
@@ -121,13 +122,13 @@ def _named(content: Mapping[str, Any], path: Path) -> Iterator[Path]:
     """Files that a task file names: includes with theirs, modules, data."""
     for include in _strings(content.get("include")):
         file = path.parent / include
-        if file.is_file() and file != path:
+        if os.path.isfile(file) and file != path:
             yield file
             yield from _named(_read(file), file)
     for key, value in content.items():
         for function in _functions(value):
             module = path.parent / f"{function.rpartition('.')[0]}.py"
-            if module.is_file():
+            if os.path.isfile(module):
                 yield module
             if key in ("custom_dataset", "class"):  # its code may read any file beside it
                 yield from (file for file in path.parent.iterdir() if file.suffix in _DATA)
@@ -146,7 +147,7 @@ def _data(content: Mapping[str, Any]) -> Iterator[Path]:
     folders = [
         folder
         for folder in (given.get("data_dir"), place if place not in _FORMATS else None)
-        if folder and Path(str(folder)).is_dir()
+        if folder and os.path.isdir(str(folder))  # False also for a name that no file can have
     ]
     patterns = list(_strings(given.get("data_files")))
     for pattern in patterns:

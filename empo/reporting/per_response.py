@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from empo.records import UserError, read_jsonl, sha256
+from empo.records import UserError, listed, read_jsonl, sha256, shown
 
 
 def read_per_response(
@@ -35,12 +35,12 @@ def read_per_response(
         ):
             raise UserError(
                 f"{path}, line {number}, field 'values': numbers or null by name are expected, "
-                f"not {str(values)[:60]!r}."
+                f"not {shown(values)}."
             )
         if row["id"] in systems.setdefault(row["system"], {}):
             raise UserError(
-                f"{path}, line {number}, field 'id': {row['id']!r} was there already for "
-                f"{row['system']!r}."
+                f"{path}, line {number}, field 'id': {shown(row['id'])} was there already for "
+                f"{shown(row['system'])}."
             )
         systems[row["system"]][row["id"]] = values
     found = {name: len(values) for name, values in systems.items()}
@@ -59,4 +59,6 @@ def read_per_response(
 
 
 def _counts(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} rows of {name!r}" for name, count in found.items()) or "no rows"
+    return (
+        listed(f"{count} rows of {shown(name, 20)}" for name, count in found.items()) or "no rows"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from empo.metrics.shared_exchanges import HUMAN
-from empo.records import UserError
+from empo.records import UserError, listed, shown
 from empo.reporting.harness_results import read_harness
 from empo.reporting.per_response import read_per_response
 from empo.reporting.results import PER_RESPONSE, read_results
@@ -94,7 +94,7 @@ def _check_names(path: Path, results: Mapping[str, Any]) -> None:
     for field, name in spoken:
         if name not in known:
             raise UserError(
-                f"{path}, field {field!r}: {name!r} is none of its systems ({', '.join(known)}). Measure "
+                f"{path}, field {field!r}: {shown(name)} is none of its systems ({listed(known)}). Measure "
                 "the responses again with eval/responses.py."
             )
 
@@ -131,7 +131,7 @@ def _check_references(runs: Sequence[RunFolder]) -> None:
                 before, folder = known.setdefault(key, (value, run["folder"]))
                 if value != before:
                     raise UserError(
-                        f"{run['folder']}, {key}: {what} {_short(value)}, but {_short(before)} in "
+                        f"{run['folder']}, {key}: {what} {shown(value)}, but {shown(before)} in "
                         f"{folder}. Runs of one report must answer the same exchanges."
                     )
     first: dict[frozenset[str], tuple[str, str]] = {}
@@ -167,8 +167,8 @@ def shared_ids(runs: Iterable[RunFolder]) -> list[str] | None:
         left = [key for key in shared if key in here]
         if not left:
             raise UserError(
-                f"{folder}: it shares no exchange with {first} (ids such as {ids[0]!r} and "
-                f"{shared[0]!r}). Give runs that were measured on the same exchanges."
+                f"{folder}: it shares no exchange with {first} (ids such as {shown(ids[0])} and "
+                f"{shown(shared[0])}). Give runs that were measured on the same exchanges."
             )
         shared = left
     return shared
@@ -258,7 +258,3 @@ def mean_over_runs(
     }
     why |= {f"runs.{label}": text for label, text in (reasons or {}).items()}
     return combined | ({"reasons": why} if why else {})
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:80]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.models import MERGED
-from empo.records import read_json, sha256
+from empo.records import read_object, sha256
 
 RUN = "run.json"
 _CORPUS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -63,8 +63,9 @@ def model_files(folder: Path) -> list[Path]:
     ]
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        base = Path(str(read_json(adapter).get("base_model_name_or_path")))
-        found += model_files(base) if base.is_dir() and base != folder else []
+        base = Path(str(read_object(adapter).get("base_model_name_or_path")))
+        is_folder = os.path.isdir(base)  # False also for a name that no file can have
+        found += model_files(base) if is_folder and base != folder else []
     return found
 
 

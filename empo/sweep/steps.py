@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from empo.process import Stopped, stop_when_saved
-from empo.records import UserError, read_json, write_json
+from empo.records import UserError, misfit, read_json, write_json
 from empo.runs import ACCEPT, ANEW, LOCK, alone, now
 from empo.sweep.inputs import digests
 
@@ -66,9 +66,7 @@ def read_steps(path: Path) -> dict[str, StepRecord]:
     except UserError as error:
         raise UserError(f"{error} {remedy}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole file"
-        raise UserError(f"{path}, {field}: {first['msg']}. {remedy}") from None
+        raise misfit(str(path), error, remedy) from None
 
 
 @cache

@@ -185,16 +185,19 @@ def test_cells_are_compared_with_the_start_on_language_understanding(
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{}", "schema: Field required."),
+        ("{}", "field 'schema': Field required."),
         ("[]", "the whole file: Input should be a valid dictionary."),
-        ('{"schema": "empo.sweep/1", "steps": {}}', "schema: Input should be 'empo.sweep/2'."),
+        (
+            '{"schema": "empo.sweep/1", "steps": {}}',
+            "field 'schema': Input should be 'empo.sweep/2'.",
+        ),
         (
             '{"schema": "empo.sweep/2", "steps": {"report": 3}}',
-            "steps.report: Input should be a valid dictionary.",
+            "field 'steps.report': Input should be a valid dictionary.",
         ),
         (
             '{"schema": "empo.sweep/2", "steps": {"report": {"status": "x"}}}',
-            "steps.report.status: Input should be 'done' or 'incomplete'.",
+            "field 'steps.report.status': Input should be 'done' or 'incomplete'.",
         ),
         ("", "the file is empty."),
         ("{", "not JSON"),

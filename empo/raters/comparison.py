@@ -9,7 +9,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.evaluation import evaluate_predictions, paired
@@ -17,8 +19,27 @@ from empo.raters.judged_examples import JudgedExamples
 from empo.raters.measures import Severe
 from empo.raters.predictions import Predictions, task
 from empo.rating import Dimension, Rater, checked
-from empo.records import RATER_RESULTS_SCHEMA, UserError, read_json
+from empo.records import RATER_RESULTS_SCHEMA, UserError, misfit, read_object
 from empo.runs import now, versions
+
+
+class _File(TypedDict):
+    file: str
+    sha256: str
+
+
+class _Corpus(TypedDict):
+    files: list[_File]
+
+
+class _Run(TypedDict, total=False):
+    """What is taken from the run.json of a rater."""
+
+    data: list[_Corpus]
+    settings: dict[str, Any]
+
+
+_RUN = TypeAdapter(_Run)
 
 SIMILARITY = "similarity"
 """The dimension of an encoder that knows no aspect; it is measured against every label."""
@@ -109,7 +130,11 @@ def _memory(name: str, folder: str | Path | None, corpus: LabelledCorpus) -> Ite
     run = None if folder is None else Path(folder) / "run.json"
     if run is None or not run.is_file():
         return
-    facts = read_json(run)
+    facts = read_object(run)
+    try:
+        _RUN.validate_python(facts)
+    except ValidationError as error:
+        raise misfit(str(run), error, "Restore the file, or train the rater again.") from None
     data = facts.get("data", [])
     if facts.get("settings", {}).get("test"):
         data = data[:-1]  # the last is what it was tested on

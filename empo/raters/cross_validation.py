@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.process import Stopped
@@ -26,7 +28,7 @@ from empo.records import (
     RATER_RESULTS_SCHEMA,
     UserError,
     finite,
-    read_json,
+    read_typed,
     write_json,
 )
 from empo.runs import Run, now, versions
@@ -214,6 +216,43 @@ def cut_groups(examples: Sequence[Example], limit: int | None, seed: int) -> lis
     return [example for example in examples if example.group in kept]
 
 
+@with_config(extra="allow")
+class _Coefficient(TypedDict):
+    value: float | None
+    interval: list[float] | None
+
+
+@with_config(extra="allow")
+class _Coefficients(TypedDict):
+    alpha: _Coefficient
+
+
+@with_config(extra="allow")
+class _Agreed(TypedDict):
+    aspect: str
+    group: str
+    setting: str
+    items: int
+    raters: int
+    coefficients: _Coefficients
+
+
+@with_config(extra="allow")
+class _Input(TypedDict):
+    file: str
+
+
+@with_config(extra="allow")
+class _Agreement(TypedDict):
+    """What is taken from agreement.json."""
+
+    input: _Input
+    rows: list[_Agreed]
+
+
+_AGREEMENT = TypeAdapter(_Agreement)
+
+
 def _agreement(path: str | None, dimensions: Collection[str]) -> dict[str, str] | None:
     """Krippendorff's alpha per dimension, of a file that `empo agreement` wrote, in words.
 
@@ -221,9 +260,8 @@ def _agreement(path: str | None, dimensions: Collection[str]) -> dict[str, str] 
     """
     if path is None:
         return None
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("schema") != AGREEMENT_SCHEMA:
-        raise UserError(f"{path}: this is no agreement.json of the schema {AGREEMENT_SCHEMA!r}.")
+    remedy = "Write it again with `empo agreement --output`."
+    found = read_typed(path, AGREEMENT_SCHEMA, _AGREEMENT, remedy)
     shown = {}
     for row in found["rows"]:
         alpha = row["coefficients"]["alpha"]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from empo.corpora.labelled import Example
 from empo.raters.baselines import BASELINES, baseline_predictions, characters
@@ -16,9 +18,67 @@ from empo.raters.evaluation import aggregate, evaluate_predictions, evidence
 from empo.raters.predictions import Predictions
 from empo.raters.splits import Split, label_matrix
 from empo.rating import Dimension, Rater, checked
-from empo.records import finite, read_json, read_jsonl
+from empo.records import UserError, finite, read_object, read_rows, shown
 
 PREDICTIONS = "predictions.jsonl"
+
+
+@with_config(extra="allow", strict=True)
+class HeldOut(TypedDict):
+    """One line of predictions.jsonl: a held-out input, its labels, and what was said about it.
+
+    Further keys, such as what the baselines say, map dimensions to numbers, too.
+    """
+
+    id: str
+    group: str
+    seed: int
+    fold: int
+    characters: int
+    truncated: bool
+    response_truncated: bool
+    gold: dict[str, float | None]
+    score: dict[str, float | None]
+    probabilities: dict[str, list[float] | None]
+    constant: dict[str, float]
+    length: dict[str, float]
+
+
+_HELD_OUT = TypeAdapter(HeldOut)
+_AGAIN = "Train the rater again, or restore the file."
+
+
+def read_predictions(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of predictions.jsonl.
+
+    Raises UserError naming line and field of a row that is none, that stands there twice, or that
+    has other dimensions or other numbers of levels than the first.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: set[tuple[int, int, str]] = set()
+    widths: dict[str, int] = {}
+    for number, row in read_rows(path, _HELD_OUT, _AGAIN):
+        key = (row["seed"], row["fold"], row["id"])
+        if key in seen:
+            raise UserError(
+                f"{path}, line {number}, field 'id': {shown(row['id'])} was there already."
+            )
+        seen.add(key)
+        rows.append(row)
+        sizes = {name: len(p) for name, p in row["probabilities"].items() if p is not None}
+        if _shape(row) != _shape(rows[0]) or sizes != {
+            n: widths.setdefault(n, sizes[n]) for n in sizes
+        }:
+            raise UserError(
+                f"{path}, line {number}: its dimensions or levels are not those of the lines before. "
+                f"{_AGAIN}"
+            )
+    return rows
+
+
+def _shape(row: Mapping[str, Any]) -> list[Any]:
+    """Names of the dimensions wherever they stand."""
+    return [sorted(row[key]) for key in ("gold", "score", "probabilities", *BASELINES)]
 
 
 @dataclass(frozen=True)
@@ -36,11 +96,16 @@ class Unit:
 
     def facts(self) -> dict[str, Any]:
         """What the training came to."""
-        return read_json(self.folder / "unit.json")
+        facts = read_object(self.folder / "unit.json")
+        if not isinstance(facts.get("validation_score"), int | float):
+            raise UserError(
+                f"{self.folder / 'unit.json'}, field 'validation_score': a number is expected. {_AGAIN}"
+            )
+        return facts
 
     def predictions(self) -> list[dict[str, Any]]:
         """The held-out rows, as `_predict` wrote them."""
-        return [row for _, row in read_jsonl(self.folder / PREDICTIONS)]
+        return read_predictions(self.folder / PREDICTIONS)
 
 
 def best_unit(units: Sequence[Unit]) -> Unit:

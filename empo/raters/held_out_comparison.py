@@ -6,18 +6,50 @@ held-out parts: no text was seen by either rater, and no model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from empo.raters.comparison import compared
 from empo.raters.evaluation import aggregate
 from empo.raters.folder import UNITS
-from empo.raters.held_out import PREDICTIONS, as_predictions
+from empo.raters.held_out import PREDICTIONS, as_predictions, read_predictions
 from empo.rating import Dimension
-from empo.records import RATER_RESULTS_SCHEMA, UserError, read_json, read_jsonl
+from empo.records import RATER_RESULTS_SCHEMA, UserError, listed, misfit, read_json
 from empo.runs import now, versions
+
+
+@with_config(extra="allow", strict=True)
+class _Scale(TypedDict):
+    name: str
+    low: float
+    high: float
+    kind: Literal["ordinal", "interval", "binary"]
+    levels: list[float] | None
+
+
+@with_config(extra="allow", strict=True)
+class _Evaluation(TypedDict):
+    dimensions: dict[str, _Scale]
+
+
+@with_config(extra="allow", strict=True)
+class _Run(TypedDict):
+    """What is taken from the results.json of a run."""
+
+    raters: dict[str, str]
+    warnings: list[str]
+    data: list[Any]
+    split: dict[str, Any]
+    baselines: dict[str, Any]
+    evaluation: _Evaluation
+
+
+_RUN = TypeAdapter(_Run)
 
 Rows = dict[int, list[dict[str, Any]]]
 """Held-out rows by seed, ordered by fold and id."""
@@ -47,6 +79,8 @@ def compare_held_out(runs: Mapping[str, str | Path]) -> dict[str, Any]:
         name: [Dimension.from_facts(of) for of in found["evaluation"]["dimensions"].values()]
         for name, found in results.items()
     }
+    for name, folder in runs.items():
+        _check_dimensions(folder, [d.name for d in dimensions[name]], rows[name])
     comparisons: list[dict[str, Any]] = []
     not_compared: list[dict[str, str]] = []
     for a, b in combinations(runs, 2):
@@ -85,18 +119,23 @@ def compare_held_out(runs: Mapping[str, str | Path]) -> dict[str, Any]:
 
 def _results(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "results.json"
-    if not path.is_file() or "evaluation" not in (found := read_json(path)):
+    found = read_json(path) if path.is_file() else None
+    if not isinstance(found, dict) or "evaluation" not in found:
         raise UserError(
             f"{folder}: this is no finished run of recipes/rater.py (results.json with an evaluation "
             "is missing). Give the folder of a run; of a grid, the folders of its raters."
         )
+    try:
+        _RUN.validate_python(found)
+    except ValidationError as error:
+        raise misfit(str(path), error, "Train the rater again, or restore the file.") from None
     return found
 
 
 def _rows(folder: str | Path) -> Rows:
     found: Rows = {}
     for file in sorted((Path(folder) / UNITS).glob(f"*/*/{PREDICTIONS}")):
-        for _, row in read_jsonl(file):
+        for row in read_predictions(file):
             found.setdefault(row["seed"], []).append(row)
     if not found:
         raise UserError(
@@ -104,6 +143,17 @@ def _rows(folder: str | Path) -> Rows:
             "with the rater, or train it again."
         )
     return {seed: sorted(rows, key=lambda r: (r["fold"], r["id"])) for seed, rows in found.items()}
+
+
+def _check_dimensions(folder: str | Path, names: Sequence[str], rows: Rows) -> None:
+    """Raise UserError where results.json and the held-out rows are not of the same dimensions."""
+    for row in (row for of in rows.values() for row in of):
+        if set(names) != set(row["gold"]):
+            raise UserError(
+                f"{folder}: results.json is about {listed(names)}, but {PREDICTIONS} of seed "
+                f"{row['seed']}, fold {row['fold']} about {listed(row['gold'])}. Train it again, or "
+                "restore the files."
+            )
 
 
 def _check_same(

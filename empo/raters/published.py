@@ -27,6 +27,11 @@ INPUTS = InputSettings(
 )
 """As published: lower case, both texts cut on the right."""
 
+_NO_WEIGHTS = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OverflowError, MemoryError),
+    *(IndexError, KeyError, TypeError, AttributeError, AssertionError, OSError),
+)
+"""What torch raises for a file that is no pickle of weights, or a damaged one."""
 _UNUSED = re.compile(r"norm\.|.*(position_ids|pooler\.|lm_head\.)")
 _RENAMED = (
     (re.compile(r"^seeker_encoder\.(roberta\.)?"), "context_encoder."),
@@ -85,7 +90,7 @@ def _read(file: str | Path) -> Mapping[str, torch.Tensor]:
         raise UserError(f"{path}: no such file. Check the path.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except _NO_WEIGHTS as error:
         raise UserError(
             f"{path}: this is no plain table of weights, so it is not opened "
             f"({' '.join(str(error).split())[:200]})."

@@ -214,6 +214,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
             revision=source.revision,
             trust_remote_code=source.trust_remote_code and holder == source.base,
         )
+        tokenizer("")  # some wrong settings show only now
     except Exception as error:  # the Rust library raises the bare class
         raise cannot_load("tokenizer", holder, error) from None
     for template in _templates(tokenizer):

@@ -96,6 +96,7 @@ class ChatFormat:
             raise UserError(f"the tokenizer of {name} has no end-of-text token (eos_token).")
         self.template = self._choose(template, name, training)
         self.eos = tokenizer.eos_token_id
+        self._check_renders(template or name)
         default = tokenizer("")["input_ids"]
         self._bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id in default[:1] else []
         added = tokenizer.added_tokens_decoder.values()
@@ -198,6 +199,18 @@ class ChatFormat:
                 "the template with these markers as a .jinja file."
             )
         return chosen
+
+    def _check_renders(self, name: str) -> None:
+        """Raise UserError where the template makes no text of a speaker's turn."""
+        try:
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": "a"}], chat_template=self.template, tokenize=False
+            )
+        except Exception as error:  # a template can do whatever an expression can
+            raise UserError(
+                f"{name}: the chat template cannot be used ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]})."
+            ) from None
 
     def _renders_alike(self, ours: str, theirs: str) -> bool:
         def render(template: str) -> str:

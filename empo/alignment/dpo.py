@@ -21,7 +21,7 @@ from empo.dialogues import Exchange
 from empo.models import ModelSource, load_config, load_model, resolve
 from empo.preferences import Draws
 from empo.prompts import ChatFormat
-from empo.records import UserError, read_json
+from empo.records import UserError, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -281,7 +281,7 @@ def reference_identity(
             part = {"sha256": part["sha256"]}
             for name in ("config.json", "adapter_config.json"):
                 if (folder / name).is_file():
-                    said = read_json(folder / name)
+                    said = read_object(folder / name)
                     part[name] = {k: v for k, v in said.items() if k not in _NOT_THE_MODEL}
         parts.append(part)
     return {

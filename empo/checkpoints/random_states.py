@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from empo.records import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,26 @@ def save_random_state(path: Path, device: torch.device) -> None:
 
 
 def load_random_state(path: Path, device: torch.device) -> None:
-    """Restore what `save_random_state` wrote; a state of another kind of device is left out, aloud."""
+    """Restore what `save_random_state` wrote; a state of another kind of device is left out, aloud.
+
+    Raises UserError where the file does not hold such states.
+    """
+    try:
+        _restore(path, device)
+    except _NO_STATES as error:
+        raise UserError(
+            f"{path}: these are no states of random generators ({type(error).__name__}: {error}). "
+            "Delete its checkpoint; the run then goes on from the one before."
+        ) from None
+
+
+_NO_STATES = (
+    *(SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, OverflowError),
+    *(RecursionError, AttributeError, IndexError),
+)
+
+
+def _restore(path: Path, device: torch.device) -> None:
     with safe_open(path, "pt") as file:
         version, words, gauss = json.loads(file.metadata()["python"])
         random.setstate((version, tuple(words), gauss))

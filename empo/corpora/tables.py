@@ -207,7 +207,7 @@ def _read_hub(name: str, split: str, schema: Mapping) -> Table:
             "hub: sources need the package datasets (`pip install empo[train]`)."
         ) from None
     wanted = "validation" if split == "valid" else split
-    unreachable = offline()
+    unreachable = not Path(name).is_dir() and offline()
     try:
         data = load_dataset(name, split=wanted)
     except Exception as error:  # datasets raises a dozen types: connection, missing split, no files

@@ -275,6 +275,11 @@ INSIDE: dict[str, Callable[[Path, Settings], None]] = {
 """Stages that no command of EmPO does alone."""
 
 
+def bound_mb(dialogues: int) -> float:
+    """What every stage stays below, in megabytes: 600 MB and 9 KB a dialogue."""
+    return 600 + 9e-3 * dialogues
+
+
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Stage -> bytes of peak memory that each further dialogue has cost, smallest to largest size."""
     found = {}

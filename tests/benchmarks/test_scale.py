@@ -101,3 +101,15 @@ def test_the_corpus_is_read_without_a_loss(tmp_path: Path) -> None:
     words = [len(exchange.reply.split()) for exchange in corpus.exchanges()]
     assert 12 < sum(words) / 640 < 16  # 16.8 tokens of ED's replies with their end
     assert len({exchange.reply for exchange in corpus.exchanges()}) > 600
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_dialogues_stay_within_the_stated_memory(tmp_path: Path) -> None:
+    path = tmp_path / "scale.json"
+    assert scale.main(["--dialogues", "100000", "--output", str(path)]) == 0
+    rows = read_json(path)["stages"]
+    assert [row["stage"] for row in rows] == list(scale.NEEDS)
+    above = {
+        row["stage"]: row["peak_mb"] for row in rows if row["peak_mb"] > scale.bound_mb(100_000)
+    }
+    assert not above

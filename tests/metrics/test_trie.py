@@ -157,6 +157,7 @@ def test_fold_through_the_suffix_array_is_the_naive_one(sequences):
         assert as_naive(sequences) == naive_fold(sequences)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=4))
 def test_suffixes_are_sorted_and_their_common_prefixes_counted(sequences):
     repeats = Repeats(sequences)

@@ -58,11 +58,20 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
                 "not loaded. Take the field out, if it was only used to begin the training."
             )
     targets = config.get("target_modules")
-    listed = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
-    if not targets or not (listed or isinstance(targets, str)):
+    names = [targets] if isinstance(targets, str) else targets
+    if not targets or not isinstance(names, list) or not all(map(_is_name, names)):
         raise UserError(
             f"{path}, field 'target_modules': names of layers are expected, not {targets!r}."
         )
+    for field in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(field) or {}
+        if not isinstance(pattern, dict) or not all(
+            _is_name(name) and isinstance(value, int) for name, value in pattern.items()
+        ):
+            raise UserError(
+                f"{path}, field {field!r}: names of layers with a number each are expected, not "
+                f"{pattern!r}."
+            )
     return dict(config)
 
 
@@ -178,10 +187,15 @@ def check_complete(folder: str | Path, adapted: nn.Module) -> None:
             )
 
 
+def _is_name(value: object) -> bool:
+    """Whether peft, which reads these as regular expressions, finds the layer of that name and no more."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
+
+
 def _rank(config: Mapping[str, Any], layer: str) -> int:
-    """The rank of a layer; `rank_pattern` has names or regular expressions, as in peft."""
-    for pattern, rank in (config.get("rank_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+    """The rank of a layer; `rank_pattern` has names of layers, or ends of them."""
+    for name, rank in (config.get("rank_pattern") or {}).items():
+        if layer == name or layer.endswith(f".{name}"):
             return rank
     return config["r"]
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +76,9 @@ def pairs_command(argv: Sequence[str]) -> int:
             system_message=settings.system_message,
             file_format=settings.format,
         )
-    _print_pairs(statistics, draws.pool_sizes(), list(pairs(draws, exchanges, 0))[: settings.show])
+    _print_pairs(
+        statistics, draws.pool_sizes(), list(islice(pairs(draws, exchanges, 0), settings.show))
+    )
     print(f"\n{len(exchanges):,} pairs x {settings.epochs} epochs in {settings.output}")
     return 0
 

@@ -45,13 +45,20 @@ def fetch(name: str, files: Iterable[str], revision: str | None = None) -> list[
     Raises UserError where nothing of it can be had, and why.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     alone, found = offline(), []
     for file in files:
         try:
             found.append(Path(hf_hub_download(name, file, revision=revision)))
-        except EntryNotFoundError:  # the model has none, or it is not in the cache
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError) and not alone:  # it may have one
+                raise not_in_cache("model", name) from None
             continue
         except (HfHubHTTPError, HFValidationError) as error:
             raise UserError(

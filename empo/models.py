@@ -367,6 +367,7 @@ def merge(source: ModelSource, folder: str | Path, dtype: str = "float32") -> No
 
     with whole_weights():
         model = load_model(source)
+    (Path(folder) / "run.json").unlink(missing_ok=True)  # without it the folder does not count
     model = model.merge_and_unload()
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     load_tokenizer(source).save_pretrained(folder)

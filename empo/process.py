@@ -98,7 +98,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         elif isinstance(error, RuntimeError) and _processes() > 1 and _lost_another(error):
             code = _end(
                 "error: another process of this run is gone; its own error stands above, or it was "
-                f"killed ({str(error).splitlines()[0]}). The same command goes on from the last "
+                f"killed ({_first_line(error)}). The same command goes on from the last "
                 "complete checkpoint.",
                 1,
             )
@@ -123,6 +123,10 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def _end_at_once(number: int) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _processes() -> int:

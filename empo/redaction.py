@@ -21,6 +21,6 @@ def redacted(text: str) -> str:
     and what looks like a key of the hub, OpenAI or GitHub.
     """
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and _NAMES.search(name) and "/" not in value:
+        if len(value) >= _SHORTEST and _NAMES.search(name) and not os.path.exists(value):
             text = text.replace(value, HIDDEN)
     return _LIKE_A_KEY.sub(HIDDEN, _USER.sub(f"{HIDDEN}@", text))

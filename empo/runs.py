@@ -102,6 +102,8 @@ class Run:
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self.folder = folder
         self.facts = facts
+        self.changed = False
+        """Whether changes were accepted since it was read; it is not to be written until they hold."""
 
     @property
     def complete(self) -> bool:
@@ -168,12 +170,16 @@ class Run:
         run.facts["settings"] = settings
         return run
 
-    def check_identity(self, identity: dict[str, Any], accept: bool | None = None) -> None:
+    def check_identity(
+        self,
+        identity: dict[str, Any],
+        accept: bool | None = None,
+        fixed: Collection[str] = ("base",),
+    ) -> None:
         """Refuse to continue on other data, weights, prompts or processes than the run began with.
 
         The first call of a run records `identity`. With `accept` a difference is kept in the facts
-        instead, but for one of the base: its adapter is no other's. Raises UserError with the
-        differences.
+        instead, but for those that are `fixed`. Raises UserError with the differences.
         """
         begun = self.facts.setdefault("identity", identity)
         differing = {
@@ -183,7 +189,7 @@ class Run:
         }
         if not differing:
             return
-        bound = "base" in differing
+        bound = not differing.keys().isdisjoint(fixed)
         if accept and not bound:
             self._accepted(list(differing.values()))
             self.facts["identity"] = identity
@@ -216,6 +222,7 @@ class Run:
     def _accepted(self, changes: list[str]) -> None:
         entry = {"when": now(), "changes": changes, "digest": self.digest}
         self.facts["accepted"] = [*self.facts.get("accepted", []), entry]
+        self.changed = True
 
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:

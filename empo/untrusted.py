@@ -43,6 +43,10 @@ _MODULES = {
 }
 """Classes of sentence-transformers that are loaded; none of them names further ones."""
 
+_ACTIVATIONS = ("activation_fn", "sbert_ce_default_activation_function")
+"""Fields of a cross-encoder with the name of a class that sentence-transformers imports and calls."""
+_PLAIN_ACTIVATION = re.compile(r"torch\.nn\.modules\.(activation|linear)\.\w+")
+
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Fields that can name compiled code on the hub."""
 
@@ -159,6 +163,9 @@ def _code(value: Any, above: str = "") -> Iterator[tuple[str, str]]:
             for kernel in entry.values() if isinstance(entry, Mapping) else [entry]:
                 if isinstance(kernel, str) and "/" in kernel:
                     yield field, kernel[:200]
+        elif key in _ACTIVATIONS:
+            if entry is not None and not _PLAIN_ACTIVATION.fullmatch(str(entry)):
+                yield field, str(entry)[:200]
         else:
             yield from _code(entry, f"{field}.")
 

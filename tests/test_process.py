@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -123,11 +124,15 @@ def test_a_signal_ends_a_command_with_a_sentence(
 
 
 SAVES = """
+import empo.process
+empo.process._TWICE = {twice}
 with stop_when_saved("the cake is out") as stop:
     READY
     while stop.number is None:
         time.sleep(0.01)
-    time.sleep({seconds})
+    print("stopping", flush=True)
+    while not Path({saved!r}).exists():
+        time.sleep(0.01)
     print("saved", flush=True)
 raise Stopped(stop.number, "The cake is in the window")
 """
@@ -135,12 +140,14 @@ raise Stopped(stop.number, "The cake is in the window")
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_saves_first_ends_when_it_has_saved(tmp_path: Path, number: int) -> None:
-    process = start(tmp_path, SAVES.format(seconds=0.3))
+    process = start(tmp_path, SAVES.format(saved=str(tmp_path / "saved"), twice=600))
     working(tmp_path)
     process.send_signal(number)
-    time.sleep(0.1)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stopping\n"
     process.send_signal(signal.SIGTERM)  # the launcher's, on top
-    process.send_signal(signal.SIGINT)  # the terminal's, within the second
+    process.send_signal(signal.SIGINT)  # the terminal's, at about the same time
+    (tmp_path / "saved").touch()
     out, error = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert out == "saved\n"
@@ -153,12 +160,13 @@ def test_what_saves_first_ends_when_it_has_saved(tmp_path: Path, number: int) ->
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    process = start(tmp_path, SAVES.format(seconds=60))
+    process = start(tmp_path, SAVES.format(saved=str(tmp_path / "never"), twice=0))
     working(tmp_path)
     process.send_signal(signal.SIGINT)
-    time.sleep(1.3)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stopping\n"
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert out == ""
 
@@ -171,6 +179,13 @@ def test_handlers_are_restored() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 JOINED = """
@@ -186,8 +201,9 @@ ALL_FAIL = 'raise UserError("the oven is cold.")'
 ONE_IS_KILLED = "if dist.get_rank() == {rank}: os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def pair(folder: Path, body: str, port: int) -> list[tuple[int, str]]:
+def pair(folder: Path, body: str) -> list[tuple[int, str]]:
     """Exit code and stderr of two joined processes."""
+    port = free_port()
     processes = [
         start(
             folder,
@@ -208,7 +224,7 @@ def pair(folder: Path, body: str, port: int) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_of_two_processes_the_first_that_fails_speaks(tmp_path: Path, rank: int) -> None:
-    ended = pair(tmp_path, ONE_FAILS.format(rank=rank), 29_410 + rank)
+    ended = pair(tmp_path, ONE_FAILS.format(rank=rank))
     who = "process 1: " if rank else ""
     assert ended[rank][0] == 2
     assert f"{who}error: the oven of {rank} is cold." in ended[rank][1]
@@ -218,14 +234,14 @@ def test_of_two_processes_the_first_that_fails_speaks(tmp_path: Path, rank: int)
 
 
 def test_what_all_processes_find_is_said_once(tmp_path: Path) -> None:
-    ended = pair(tmp_path, ALL_FAIL, 29_412)
+    ended = pair(tmp_path, ALL_FAIL)
     assert [code for code, _ in ended] == [2, 2]
     assert sum(error.count("error: the oven is cold.") for _, error in ended) == 1
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_is_missed(tmp_path: Path, rank: int) -> None:
-    ended = pair(tmp_path, ONE_IS_KILLED.format(rank=rank), 29_414 + rank)
+    ended = pair(tmp_path, ONE_IS_KILLED.format(rank=rank))
     assert ended[rank][0] == -signal.SIGKILL
     code, error = ended[1 - rank]
     assert code == 1

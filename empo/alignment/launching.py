@@ -123,6 +123,8 @@ def check_options(args: TrainingArguments) -> None:
         )
     if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
         problems.append("use_liger_kernel: it is not installed (`pip install liger-kernel`).")
+    if args.save_strategy.value == "best":
+        problems.append("save_strategy: best would not save where a run stops; use select_by.")
     if args.save_only_model:
         problems.append("save_only_model: a run could not be continued exactly.")
     if args.save_on_each_node:

@@ -39,7 +39,8 @@ def memory_explained(
         raise UserError(
             f"the memory does not suffice for {phase}, after {step} steps ({said}). What would help:"
             + "".join(f"\n  - {line}" for line in _remedies(trainer, phase))
-            + "\nWith them `--accept-changes` continues this run, `--fresh` begins a new one. "
+            + "\n`--accept-changes` continues this run where what it has learnt fits; else `--fresh` "
+            "begins a new one. "
             + (
                 f"{last} in {folder} stays usable: on a machine with more memory, or where another "
                 "program took it, the same command goes on from it."

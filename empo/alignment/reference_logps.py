@@ -18,15 +18,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from datasets import Dataset, List, Value
 from tqdm import tqdm
 
 from empo.alignment.logp_store import LogpStore
+from empo.checkpoints.processes import from_main
 from empo.records import UserError
 
 FILE = "reference.sqlite"
@@ -37,8 +38,6 @@ completion given its prompt. It runs the model as often for one row as for a ful
 
 _BATCHES_PER_WRITE = 8
 _CHECKED_ROWS = 4
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ def with_reference(
     keys = list(dict.fromkeys(c.key for row in found for c in row.completions))
     _check_same_on_all(keys, name)
     store = LogpStore(Path(folder) / FILE)
-    logps = _on_main(accelerator, partial(store.open, keys))
+    logps = from_main(partial(store.open, keys))
     missing = set(keys) - logps.keys()
     screen = _Screen(name, len(missing), accelerator.is_main_process)
     screen.begin(len(keys), store.path)
@@ -242,7 +241,7 @@ def _compute(
     """The values of these rows, kept in the store; what is no finite number is named after that."""
     values = scored(rows)
     finite = {key: value for key, value in values.items() if math.isfinite(value)}
-    _on_main(accelerator, partial(store.write, finite))
+    from_main(partial(store.write, finite))
     _check_finite(rows, values)
     return finite
 
@@ -301,17 +300,3 @@ def _check_same_on_all(keys: Sequence[bytes], name: str) -> None:
             f"reference ({name}): the processes do not hold the same rows and the same reference. "
             "Give all machines the same data, weights and software."
         )
-
-
-def _on_main(accelerator: Accelerator, do: Callable[[], _Result]) -> _Result:
-    """What `do` returns on the main process, on all; its UserError is raised on all."""
-    outcome: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            outcome[0] = do()
-        except UserError as error:
-            outcome[1] = str(error)
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise UserError(outcome[1])
-    return outcome[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -15,6 +16,9 @@ from peft import LoraConfig
 from transformers import (
     PrinterCallback,
     ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import set_seed
@@ -50,13 +54,14 @@ _WITHOUT_EFFECT = set(
     "ddp_timeout dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
     "dataloader_prefetch_factor".split()
 )
-"""Settings that move neither a weight nor a logged value; a run is continued with others."""
+"""Settings that are not meant to move a number (`threads` and a shared cache move the last digits); a
+run is continued with others."""
 _FIXED = set(
     "model revision full_training lora_r lora_targets load_in_4bit sft_adapter vocab_size "
     "hidden_size layers heads optim learning_rate weight_decay adam_beta1 adam_beta2 "
-    "adam_epsilon".split()
+    "adam_epsilon lora_alpha select_by metric_for_best_model greater_is_better".split()
 )
-"""Settings that a checkpoint's weights and optimizer have in them; others would fail, or do nothing."""
+"""Settings that a checkpoint's weights, optimizer or choice have in them; others would fail or mislead."""
 
 
 def read_splits(
@@ -103,7 +108,7 @@ def start_run(
             held.enter_context(alone(folder / LOCK, folder))
             run = Run.start(folder, command, kept, settings.accept_changes, _FIXED)
             run.facts.update(name=folder.name, seed=args.seed, launch=launch)
-            if not run.complete:
+            if not (run.complete or run.changed):
                 run.save(status="running")
             return str(folder), run.facts
 
@@ -185,6 +190,8 @@ def check_same(run: Run, args: TrainingArguments, accept: bool) -> None:
     """
     identity = {
         "processes": args.world_size,
+        "sharding": _sharding(args, run.facts["launch"]),
+        "precision": args.mixed_precision,
         "data": [corpus["files"] for corpus in run.facts["data"]],
         "base": {k: v for k, v in run.facts.get("base_model", {}).items() if k in _WEIGHTS},
         "template_sha256": run.facts["template_sha256"],
@@ -193,7 +200,44 @@ def check_same(run: Run, args: TrainingArguments, accept: bool) -> None:
         identity["selection"] = {
             k: run.facts["selection"][k] for k in ("ids_sha256", "measured_with")
         }
-    run.check_identity(identity, accept)
+    sharded = identity["sharding"] != "none"  # each process has its own part of the optimizer
+    run.check_identity(identity, accept, ("base", "sharding", *["processes"] * sharded))
+
+
+def _sharding(args: TrainingArguments, launch: dict[str, Any]) -> str:
+    """By what weights and optimizer are spread over the processes."""
+    kind = launch["actual"]["type"]
+    if kind == "DEEPSPEED":
+        return f"DeepSpeed ZeRO-{args.deepspeed_plugin.zero_stage}"
+    return kind if kind == "FSDP" else "none"
+
+
+class SamePlace(TrainerCallback):
+    """Writes run.json when training begins, and refuses to go on from a place that is no place now.
+
+    The trainer finds its place in the data from the number of steps: with another number of steps
+    to an epoch that is another place, or behind the end.
+    """
+
+    def __init__(self, run: Run, facts: dict[str, Any]) -> None:
+        self.run = run
+        self.facts = facts
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises UserError on all processes."""
+        batches = len(kwargs["train_dataloader"])
+        steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+        begun = self.run.facts.setdefault("steps_per_epoch", steps)
+        if begun != steps and state.global_step:
+            raise UserError(
+                f"{self.run.folder}: an epoch had {begun:,} optimizer steps and would now have "
+                f"{steps:,}, so step {state.global_step:,} would be another place in the data. Keep "
+                f"rows and processes x batch x accumulation as they were. {ANEW}"
+            )
+        if state.is_world_process_zero:
+            self.run.save(status="running", steps_per_epoch=steps, **self.facts)
 
 
 def train(trainer: RunTrainer, run: Run) -> None:
@@ -213,9 +257,11 @@ def train(trainer: RunTrainer, run: Run) -> None:
     if last is not None:
         logger.warning("continuing from %s", last)
         args.eval_on_start = False  # that evaluation is in the log already
+    facts = {"trainer": args.to_dict()}
     if trainer.is_world_process_zero():
         sweep(args.output_dir)
-        run.save(trainer=args.to_dict(), **_uneven_rows(trainer))
+        facts |= _uneven_rows(trainer)
+    trainer.add_callback(SamePlace(run, facts))
     try:
         with trainer.stopping():
             trainer.train(resume_from_checkpoint=last)
@@ -228,8 +274,13 @@ def train(trainer: RunTrainer, run: Run) -> None:
         steps=trainer.state.global_step,
         epochs=trainer.state.num_train_epochs,
         evaluations=[entry for entry in history if "eval_loss" in entry],
+        # of a continued run it would be the time since then
         train_runtime_s=next(
-            (round(entry["train_runtime"], 1) for entry in history if "train_runtime" in entry),
+            (
+                round(e["train_runtime"], 1)
+                for e in history
+                if last is None and "train_runtime" in e
+            ),
             None,
         ),
     )

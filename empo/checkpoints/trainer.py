@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput
 
-from empo.checkpoints import check, checkpoint_of, explained, make_room, rotate, seal
+from empo.checkpoints import (
+    MANIFEST,
+    check,
+    checkpoint_of,
+    explained,
+    make_room,
+    rotate,
+    seal,
+)
 from empo.checkpoints.processes import from_main
 from empo.checkpoints.random_states import load_random_state, save_random_state
 from empo.process import Stopped, StopRequest, stop_when_saved
@@ -35,17 +45,33 @@ class SealedTrainer(Trainer):
     """Whether this process was asked to stop."""
     stopped_by: int | None = None
     """The signal that the training stops by; of several processes all have to agree on it."""
+    _limit: int | None = None
+    """`save_total_limit` while training: the trainer itself deletes what is still needed."""
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """The trainer's; old checkpoints go by `rotate` alone."""
+        self._limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = self._limit
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """Let a signal stop the training when it is saved; raises Stopped then."""
         self.add_callback(_SaveAndStop(self))
-        self.add_callback(BestCheckpoint)
+        self.add_callback(Continued)
         with stop_when_saved("this step is done and saved") as self.stop:
             yield
-        if self.stopped_by is not None:
-            saved = checkpoint_of(self.args.output_dir, self.state.global_step)
-            raise Stopped(self.stopped_by, f"Saved in {saved}")
+        saved = checkpoint_of(self.args.output_dir, self.state.global_step)
+        number = self.stopped_by or self._asked_at_the_end(saved)
+        if number is not None:
+            raise Stopped(number, f"Saved in {saved}")
+
+    def _asked_at_the_end(self, saved: Path) -> int | None:
+        """The signal that came after the last step, where that is saved; else the run goes on to its end."""
+        asked = max(gather_object([self.stop.number or 0]))
+        return asked if asked and from_main(lambda: (saved / MANIFEST).is_file()) else None
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
@@ -61,12 +87,12 @@ class SealedTrainer(Trainer):
         Raises UserError where the disk is too small, before or while it is written.
         """
         args, step = self.args, self.state.global_step
-        checkpoint, limit = checkpoint_of(args.output_dir, step), args.save_total_limit
+        checkpoint = checkpoint_of(args.output_dir, step)
         with explained(checkpoint, args.output_dir):
             if args.should_save:
                 make_room(checkpoint, self._least_bytes())
             self.accelerator.wait_for_everyone()
-            args.save_total_limit = None  # the trainer would delete others before this one counts
+            limit, args.save_total_limit = args.save_total_limit, None
             try:
                 super()._save_checkpoint(model, trial)
             finally:
@@ -74,7 +100,7 @@ class SealedTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if args.should_save:
                 seal(checkpoint, self.run.digest)
-                rotate(args.output_dir, step, limit, self.state.best_global_step)
+                rotate(args.output_dir, step, self._limit or limit, self.state.best_global_step)
 
     def _least_bytes(self) -> int:
         """Of the weights that are saved and the states of the optimizer, as far as they lie here."""
@@ -116,7 +142,9 @@ class SealedTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def _load_best_model(self) -> None:
-        """The trainer's, from a checkpoint that still agrees with its manifest."""
+        """The trainer's, from a checkpoint that still agrees with its manifest; not at a stop."""
+        if self.stopped_by is not None:
+            return
         best = Path(self.state.best_model_checkpoint)
         wrong = from_main(lambda: check(best, self.run.digests))
         if wrong is not None:
@@ -155,21 +183,20 @@ class _SaveAndStop(TrainerCallback):
     ) -> None:
         """Leaving the loop looks like the end of an epoch; in its middle nothing of that is due."""
         stopped = self.trainer.stopped_by is not None
-        if stopped:
-            args.save_total_limit = None  # at 1 the trainer would delete what was saved
         if self.ends_epoch:
             control.should_save = control.should_save or self.put_off
         elif stopped:
             control.should_log = control.should_evaluate = control.should_save = False
 
 
-class BestCheckpoint(TrainerCallback):
-    """Finds the best checkpoint of a continued run where its folder is now; it may have been moved."""
+class Continued(TrainerCallback):
+    """Makes the state of a continued run that of its folder and settings of now."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """In place of the path from which the checkpoint was written."""
+        """The best checkpoint may have been moved; how often is logged and saved, been changed."""
+        state.compute_steps(args, state.max_steps)  # the state of the checkpoint has its own
         if state.best_global_step:
             best = checkpoint_of(args.output_dir, state.best_global_step)
             state.best_model_checkpoint = str(best) if best.is_dir() else None

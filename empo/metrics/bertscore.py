@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from empo.hub import fetch
 from empo.metrics import MetricResult
 from empo.metrics.length import characters
 from empo.metrics.score_store import ScoreStore
 from empo.metrics.statistics import describe
 from empo.models import check_code, weights_identity
 from empo.records import Response, UserError, read_object, shown
-from empo.untrusted import require_safetensors
+from empo.untrusted import CONVERT, require_safetensors
 
 if TYPE_CHECKING:
     from bert_score import BERTScorer
@@ -233,6 +234,8 @@ def load_scorer(
     check_code(path, remedy="Code that comes with an encoder is never run.")
     if local:
         require_safetensors(path)
+    elif not fetch(model, ("model.safetensors", "model.safetensors.index.json")):
+        raise UserError(f"{model}: it has no safetensors on the hub, only pickles. {CONVERT}")
     try:
         bert = bert_score.BERTScorer(
             model_type=path,

@@ -50,7 +50,7 @@ from empo.checkpoints import (
     sweep,
 )
 from empo.checkpoints.random_states import load_random_state, save_random_state
-from empo.checkpoints.trainer import BestCheckpoint
+from empo.checkpoints.trainer import Continued
 from empo.models import train_tokenizer
 from empo.process import Stopped
 from empo.records import CHECKPOINT_SCHEMA, UserError, read_json, sha256, write_json
@@ -409,7 +409,7 @@ def test_the_best_checkpoint_of_a_run_that_was_moved_is_found(
 ) -> None:
     args = make(run).args
     state = TrainerState(best_global_step=best, best_model_checkpoint="as it was")
-    BestCheckpoint().on_train_begin(args, state, TrainerControl())
+    Continued().on_train_begin(args, state, TrainerControl())
     expected = str(run / found) if best and found else found
     assert state.best_model_checkpoint == expected
 
@@ -775,3 +775,71 @@ def test_the_trainer_still_deletes_nothing_without_a_limit(run: Path) -> None:
         "its file of arguments"
     )
     assert trainer.TRAINER_STATE_NAME == STATE, CHANGED.format("its file of states")
+
+
+# --- limits, late stops, changed settings ---
+
+
+def folders(run: Path) -> list[int]:
+    """Steps of the checkpoints that are there."""
+    return sorted(int(path.name[11:]) for path in run.glob("checkpoint-*"))
+
+
+def test_a_limit_of_1_leaves_best_and_newest(tmp_path: Path) -> None:
+    """A kill after training then finds its last step; the trainer itself would leave the best alone."""
+    trained = make(
+        tmp_path / "run",
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,  # the first is best
+    )
+    with trained.stopping():
+        trained.train()
+    assert folders(tmp_path / "run") == [1, 3]
+    assert trained.args.save_total_limit == 1
+
+
+def test_a_stop_rotates_as_any_save(tmp_path: Path) -> None:
+    stopped = make(tmp_path / "run", max_steps=4, save_total_limit=2)
+    stopped.add_callback(TermedAt(4))
+    with pytest.raises(Stopped, match="checkpoint-4"), stopped.stopping():
+        stopped.train()
+    assert folders(tmp_path / "run") == [3, 4]
+
+
+class TermedInTheLastEvaluation(TrainerCallback):
+    """Sends this process a SIGTERM when all steps are done."""
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Behind the evaluation."""
+        if state.global_step == state.max_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_stop_after_the_last_step_ends_where_that_is_saved(tmp_path: Path, saved: bool) -> None:
+    changed = {**EPOCHS, "save_strategy": "epoch" if saved else "no"}
+    trained = make(tmp_path / "run", **changed)
+    trained.add_callback(TermedInTheLastEvaluation())
+    if saved:
+        with pytest.raises(Stopped, match="checkpoint-4"), trained.stopping():
+            trained.train()
+    else:  # what is left to do is less than doing it again
+        with trained.stopping():
+            trained.train()
+    assert trained.state.global_step == 4
+
+
+def test_a_continued_run_saves_as_often_as_it_is_told_now(tmp_path: Path) -> None:
+    first = make(tmp_path / "run", max_steps=6, save_steps=2, save_total_limit=None)
+    first.add_callback(TermedAt(2))
+    with pytest.raises(Stopped), first.stopping():
+        first.train()
+    on = make(tmp_path / "on", max_steps=6, save_steps=1, save_total_limit=None)
+    on.args.output_dir, on.run = first.args.output_dir, first.run
+    with on.stopping():
+        on.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert folders(tmp_path / "run") == [2, 3, 4, 5, 6]

@@ -147,7 +147,10 @@ class Run:
                     "Choose an empty or a new output folder."
                 )
             return cls(folder, _new_facts(command, settings))
-        run = cls(folder, read_json(manifest))
+        try:
+            run = cls(folder, read_json(manifest))
+        except UserError as error:
+            raise UserError(f"{error} Restore the file to continue the run. {ANEW}") from None
         if not run.complete and not run._begun():  # it stopped before there was anything to lose
             return cls(folder, _new_facts(command, settings))
         differences = _differences(run.facts, command, settings)

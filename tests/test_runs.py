@@ -254,3 +254,13 @@ def test_a_complete_run_takes_no_changes(tmp_path: Path) -> None:
     begun(tmp_path, status="complete")
     with pytest.raises(UserError, match="it is complete"):
         Run.start(tmp_path, "sft", {**SETTINGS, "seed": 1}, accept=True)
+
+
+def test_a_broken_manifest_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "runn')
+    with pytest.raises(UserError) as error:
+        Run.start(tmp_path, "sft", SETTINGS)
+    assert str(error.value).startswith(f"{tmp_path / 'run.json'}, line 1: not JSON (")
+    assert str(error.value).endswith(
+        "). Restore the file to continue the run. `--fresh` begins a new one in a folder beside it."
+    )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -133,6 +134,17 @@ class SealedTrainer(Trainer):
     def _random_state(self, checkpoint: str) -> Path:
         rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
         return Path(checkpoint) / f"rng_state{rank}.safetensors"
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The trainer's; UserError where the files hold more than tensors and numbers."""
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except UnpicklingError:
+            raise UserError(
+                f"{checkpoint}: optimizer.pt or scheduler.pt holds a pickle that could run code; it "
+                "was not run. Somebody has changed the folder after the run: delete the checkpoint, "
+                "and give the same command again."
+            ) from None
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """The trainer's, which would take one step more from a checkpoint of the last step."""

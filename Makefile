@@ -1,6 +1,7 @@
 # make setup  the environment in .venv, versions from constraints.txt
 # make demo   the whole flow on the sample corpus, minutes on two cores
 # make test   all tests but the slow ones; make test-slow: several processes, faults
+# make reliability  the faults, and their table in docs/reliability.md written anew
 # make lint   ruff
 # make demo-report   the demo and a small sweep once more, their reports into docs/demo-report
 
@@ -10,7 +11,10 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
-.PHONY: setup demo demo-report test test-slow lint
+FAULTS = $(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH \
+	$(BIN)/pytest tests/faults --numprocesses $(WORKERS) --dist loadfile
+
+.PHONY: setup demo demo-report test test-slow reliability lint
 
 setup: $(VENV)/.done
 
@@ -37,10 +41,15 @@ demo-report: setup
 
 test: setup
 	$(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH \
-		$(BIN)/pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile
+		$(BIN)/pytest -m "not slow" --ignore=tests/faults \
+		--numprocesses $(WORKERS) --dist loadfile
 
 test-slow: setup
-	$(OFFLINE) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m slow
+	$(OFFLINE) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m slow --ignore=tests/faults
+	$(FAULTS)
+
+reliability: setup
+	$(FAULTS) --write-table
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,19 +2,21 @@
 # make demo   the whole flow on the sample corpus, minutes on two cores
 # make test   all tests but the slow ones; make test-slow: several processes, faults
 # make reliability  the faults, and their table in docs/reliability.md written anew
+# make fuzz   10,000 odd files per reader, the figures into docs/fuzzing.md
 # make lint   ruff
 # make demo-report   the demo and a small sweep once more, their reports into docs/demo-report
 
 PYTHON ?= python3
 VENV := .venv
 WORKERS ?= 2
+FUZZ_INPUTS ?= 10000
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
 FAULTS = $(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH \
 	$(BIN)/pytest tests/faults --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: setup demo demo-report test test-slow reliability lint
+.PHONY: setup demo demo-report test test-slow reliability fuzz lint
 
 setup: $(VENV)/.done
 
@@ -50,6 +52,10 @@ test-slow: setup
 
 reliability: setup
 	$(FAULTS) --write-table
+
+fuzz: setup
+	EMPO_FUZZ_INPUTS=$(FUZZ_INPUTS) EMPO_FUZZ_FIGURES=docs/fuzzing.md $(OFFLINE) OMP_NUM_THREADS=1 \
+		$(BIN)/pytest -m slow tests/fuzzing --numprocesses $(WORKERS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from empo.dialogues import Turn
-from empo.records import UserError
+from empo.records import UserError, shown
 
 MECHANISMS = ("emotional_reactions", "interpretations", "explorations")
 """The three mechanisms of EPITOME (Sharma et al. 2020), each 0 none, 1 weak, 2 strong."""
+
+Kind = Literal["ordinal", "interval", "binary"]
+"""Levels in an order, any value of a range, or yes and no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Dimension:
     name: str
     low: float
     high: float
-    kind: Literal["ordinal", "interval", "binary"]
+    kind: Kind
     levels: tuple[float, ...] | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -45,15 +48,21 @@ class Dimension:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Dimension:
-        """The dimension that `facts` describes; the inverse of `facts()`."""
+        """The dimension that `facts` describes; the inverse of `facts()`.
+
+        Raises KeyError, TypeError or ValueError where they describe none.
+        """
         levels = facts["levels"]
-        return cls(
+        found = cls(
             facts["name"],
             float(facts["low"]),
             float(facts["high"]),
             facts["kind"],
             None if levels is None else tuple(map(float, levels)),
         )
+        if not isinstance(found.name, str) or found.kind not in get_args(Kind):
+            raise ValueError(f"no dimension: name {shown(found.name)}, kind {shown(found.kind)}")
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from empo.json_values import decoded
 
 RESULTS_SCHEMA = "empo.results/1"
 RUN_SCHEMA = "empo.run/1"
@@ -29,10 +30,7 @@ RATER_RESULTS_SCHEMA = "empo.rater-results/1"
 RATINGS_SCHEMA = "empo.ratings/1"
 AGREEMENT_SCHEMA = "empo.agreement/1"
 
-DEEPEST = 100
-"""Lists and objects within each other that a JSON or YAML file may hold; no schema comes near it."""
 _BAD_LINES = 5  # of a file, named in one message
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class UserError(Exception):
@@ -172,77 +170,11 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 def _document(path: str | Path, text: str) -> Any:
     try:
-        return _decoded(text)
+        return decoded(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _decoded(text: str) -> Any:
-    """The value of a JSON text; ValueError says in a sentence what no file of ours may hold."""
-    try:
-        value = _DECODER.decode(text)
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    if text.count("[") + text.count("{") > DEEPEST and _is_deeper(value, DEEPEST):
-        raise ValueError(_TOO_DEEP)
-    if _HALF_PAIR.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"\\u{ord(error.object[error.start]):04x} is half of a surrogate pair and stands "
-                "alone, so it is no character. Remove it, or write the whole pair."
-            ) from None
-    return value
-
-
-_TOO_DEEP = f"more than {DEEPEST} lists or objects stand within each other. Is this the right file?"
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    while levels and level:
-        levels -= 1
-        inner = (v.values() if isinstance(v, dict) else v for v in level)
-        level = [v for values in inner for v in values if isinstance(v, list | dict)]
-    return bool(level)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(
-            f"the key {shown(twice)} stands twice in one object. Remove one of the two."
-        )
-    return found
-
-
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON. Write null where there is no value.")
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:40]} is larger than any number can be here.")
-    return value
-
-
-def _int(text: str) -> int:
-    if len(text) > 300:  # a float holds 308 digits, and Python converts no more than 4,300
-        raise ValueError(
-            f"{text[:20]}... ({len(text):,} characters) is larger than any number can be here."
-        )
-    return int(text)
-
-
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_float, parse_int=_int, parse_constant=_no_number
-)
 
 
 def read_typed(path: str | Path, schema: str, adapter: TypeAdapter[Any], remedy: str) -> Any:
@@ -286,7 +218,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        row = _decoded(line)
+        row = decoded(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}).") from None
     if not isinstance(row, dict):

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from empo.records import DEEPEST, shown
+from empo.json_values import DEEPEST
+from empo.records import shown
 
 MOST_VALUES = 100_000
 """Values that a file may hold, each alias counted as all that it stands for."""

@@ -28,6 +28,7 @@ FLOORS = {
         "templates",
         "adapters",
         "redaction",
+        "json_values",
         "yaml_values",
     },
     2: {"preferences", "prompts", "corpora", "models", "checkpoints"},
@@ -49,7 +50,7 @@ FLOORS = {
     },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-OPEN_ON_FLOOR_1 = {"records", "dialogues", "untrusted", "redaction", "yaml_values"}
+OPEN_ON_FLOOR_1 = {"records", "dialogues", "untrusted", "redaction", "json_values", "yaml_values"}
 
 EXCEPTIONS: set[str] = set()
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from empo.dialogues import Role
+from empo.records import shown
 from empo.settings import option, parse
 
 LINE = "\0line"
@@ -50,9 +51,16 @@ class Mapping:
 
     def problems(self) -> list[str]:
         """Combinations that cannot be read."""
+        found = [
+            f"{name}: the name of a column is expected, not an empty text."
+            for name in ("emotion", "utterance", "dialogue_id")
+            if not getattr(self, name)
+        ]
         if bool(self.turn) == bool(self.turns):
-            return ["give either `turn` (one row per turn) or `turns` (one row per dialogue)."]
-        return []
+            found.append("give either `turn` (one row per turn) or `turns` (one row per dialogue).")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            found.append(f"delimiter: one character is expected, not {shown(self.delimiter)}.")
+        return found
 
     @property
     def columns(self) -> list[str]:

@@ -20,7 +20,7 @@ def read_per_response(
     told = results.get("per_response_sha256", "")
     if told and (found := sha256(path)) != told:
         raise UserError(
-            f"{path}: SHA-256 {found[:12]}, but results.json beside it was written with {told[:12]}: "
+            f"{path}: SHA-256 {found[:12]}, but results.json beside it was written with {str(told)[:12]}: "
             "the folder was measured again and not to the end, or the file was changed. Run "
             "eval/responses.py again."
         )
@@ -29,6 +29,11 @@ def read_per_response(
         missing = [key for key in ("id", "system", "values") if key not in row]
         if missing:
             raise UserError(f"{path}, line {number}, field {missing[0]!r}: missing.")
+        if odd := [key for key in ("id", "system") if not isinstance(row[key], str)]:
+            raise UserError(
+                f"{path}, line {number}, field {odd[0]!r}: a text is expected, not "
+                f"{shown(row[odd[0]])}."
+            )
         values = row["values"]
         if not isinstance(values, dict) or not all(
             value is None or type(value) in (int, float) for value in values.values()

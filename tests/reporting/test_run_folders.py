@@ -79,7 +79,7 @@ def test_older_results_without_values_per_exchange_are_read(write):
         (lambda rows: [{"id": "x"}], "line 1, field 'system': missing"),
         (
             lambda rows: [{**rows[0], "values": {"nidf": "high"}}],
-            "line 1, field 'values': numbers or null by name are expected, not \"{'nidf': 'high'}\"",
+            "line 1, field 'values': numbers or null by name are expected, not {'nidf': 'high'}.",
         ),
         (
             lambda rows: [{**rows[0], "id": "other"}, *rows[1:]],

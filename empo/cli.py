@@ -13,7 +13,7 @@ from typing import Any, Literal
 from empo.corpora import Corpus, load_corpus
 from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.process import run
-from empo.records import NIDF_SCHEMA, UserError, read_json, write_json
+from empo.records import NIDF_SCHEMA, UserError, read_object, write_json
 from empo.runs import MANIFEST, alone
 from empo.settings import option, parse
 
@@ -183,7 +183,7 @@ def _merged(output: Path, merged: dict[str, Any], dtype: str) -> bool:
             f"{output}: the folder is not empty and has no {MANIFEST}, which a merge writes last: a "
             "merge that was stopped, or something else. Delete it, or choose another --output."
         )
-    there = read_json(output / MANIFEST)
+    there = read_object(output / MANIFEST)
     if (there.get("merged"), there.get("dtype")) != (merged, dtype):
         raise UserError(f"{output}: the folder is not empty; choose another --output.")
     return True

@@ -29,7 +29,7 @@ from empo.prompts import ChatFormat
 from empo.records import (
     RESPONSES_SCHEMA,
     UserError,
-    read_json,
+    read_object,
     sha256,
     write_json,
     write_jsonl,
@@ -295,7 +295,7 @@ def _finished(output: Path, manifest_path: Path, asked: dict[str, Any]) -> dict[
             "settings made it. Put the manifest back, delete the file to have its replies made "
             "again, or choose another --output."
         )
-    manifest = read_json(manifest_path)
+    manifest = read_object(manifest_path)
     differing = [name for name, value in asked.items() if manifest.get(name) != value]
     if differing:
         raise UserError(

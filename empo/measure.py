@@ -190,7 +190,7 @@ def refuse_other_results(output: Path, inputs: list[dict[str, Any]]) -> None:
         return
     there = read_json(path)
     before = there.get("inputs") if isinstance(there, dict) else None
-    if before is None:
+    if not (isinstance(before, list) and all(isinstance(entry, dict) for entry in before)):
         raise UserError(
             f"{path}: this file is not of eval/responses.py. Choose another --output, or replace it "
             "with --overwrite."
@@ -210,8 +210,8 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def _named(entry: dict[str, Any]) -> str:
     """An entry of `inputs` in a person's words: of a corpus its source, of a file name and digest."""
     if "sha256" in entry:
-        return f"{entry['file']} (sha256 {entry['sha256'][:12]})"
-    return f"{entry.get('source')} [{entry.get('split')}]"
+        return f"{str(entry.get('file'))[:80]} (sha256 {str(entry['sha256'])[:12]})"
+    return f"{str(entry.get('source'))[:200]} [{str(entry.get('split'))[:40]}]"
 
 
 def load_systems(

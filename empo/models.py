@@ -20,9 +20,9 @@ from empo.adapters import (
     check_targets,
     check_tensors,
 )
-from empo.records import RUN_SCHEMA, UserError, read_json, sha256, write_json
+from empo.records import RUN_SCHEMA, UserError, sha256, write_json
 from empo.redaction import redacted
-from empo.runs import read_run, versions
+from empo.runs import read_facts, read_run, versions
 from empo.templates import check_template
 from empo.untrusted import CONFIGS, CONVERT, configs_of, refuse_code, require_safetensors
 
@@ -134,7 +134,7 @@ def _base_beside(folder: Path, run: dict[str, Any]) -> str | None:
             f"{folder / 'run.json'}, field 'base_model.relative': a path from this folder is "
             f"expected, not {beside!r}."
         )
-    return os.path.relpath(folder / beside) if (folder / beside).is_dir() else None
+    return os.path.relpath(folder / beside) if os.path.isdir(folder / beside) else None
 
 
 def weights_identity(model: str, revision: str | None = None) -> dict[str, Any]:
@@ -159,11 +159,9 @@ def _check_base(adapter: Path, base: str) -> None:
     """Refuse an adapter whose recorded base has other weights than the base it is to be put on."""
     holder = adapter.parent if adapter.name.startswith("checkpoint-") else adapter
     manifest = holder / "run.json"
-    recorded = read_json(manifest).get("base_model", {}) if manifest.is_file() else {}
+    recorded = read_facts(manifest).get("base_model", {}) if manifest.is_file() else {}
     found = weights_identity(base).get("sha256")
-    name = recorded.get("name") or read_json(adapter / "adapter_config.json").get(
-        "base_model_name_or_path"
-    )
+    name = recorded.get("name") or adapter_config(adapter)["base_model_name_or_path"]
     on_hub = [
         not Path(str(model)).is_absolute() and not Path(str(model)).is_dir()
         for model in (name, base)
@@ -176,7 +174,7 @@ def _check_base(adapter: Path, base: str) -> None:
         )
     if found and recorded.get("sha256") and recorded["sha256"] != found:
         raise UserError(
-            f"{adapter}: this adapter was trained on {recorded['name']} "
+            f"{adapter}: this adapter was trained on {name} "
             f"(weights {recorded['sha256'][:12]}), but {base} has the weights {found[:12]}. "
             "Give the base it was trained on."
         )

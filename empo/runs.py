@@ -11,14 +11,16 @@ import platform
 import socket
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from empo.records import RUN_SCHEMA, UserError, read_json, write_json
+from empo.records import RUN_SCHEMA, UserError, misfit, read_object, write_json
 from empo.redaction import redacted
 
 MANIFEST = "run.json"
@@ -26,6 +28,40 @@ LOCK = ".lock"
 """Name of the lock file in a folder that one process works on."""
 ACCEPT = "`--accept-changes` continues it all the same; its folder then says so."
 ANEW = "`--fresh` begins a new one in a folder beside it."
+
+_REMEDY = "Restore the file, or run its command again in a new folder."
+
+
+class _Change(TypedDict):
+    changes: list[str]
+    digest: str
+
+
+class _Process(TypedDict):
+    id: int
+    host: str
+
+
+class _Base(TypedDict):
+    name: NotRequired[str]
+    sha256: NotRequired[str]
+
+
+class _Facts(TypedDict):
+    """What is relied on of a `run.json`; each command adds facts of its own."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    status: str
+    command: str
+    settings: NotRequired[dict[str, Any]]
+    identity: NotRequired[dict[str, Any]]
+    accepted: NotRequired[list[_Change]]
+    process: NotRequired[_Process]
+    base_model: NotRequired[_Base]
+
+
+_FACTS = TypeAdapter(_Facts)
 
 _PACKAGES = (
     "empo torch transformers trl peft accelerate deepspeed datasets tokenizers numpy scipy nltk "
@@ -66,8 +102,9 @@ def alone(lock: Path, what: Path) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        facts = lock.parent / MANIFEST
-        begun = read_json(facts).get("process", {}) if facts.is_file() else {}
+        begun = {}
+        with suppress(UserError):  # it is at work, whatever the file says
+            begun = read_facts(lock.parent / MANIFEST).get("process", {})
         who = f" (number {begun['id']} on {begun['host']})" if begun else ""
         raise UserError(
             f"{what}: another process{who} is at work on it. Wait until it has ended, stop it, or "
@@ -148,7 +185,7 @@ class Run:
                 )
             return cls(folder, _new_facts(command, settings))
         try:
-            run = cls(folder, read_json(manifest))
+            run = cls(folder, read_facts(manifest))
         except UserError as error:
             raise UserError(f"{error} Restore the file to continue the run. {ANEW}") from None
         if not run.complete and not run._begun():  # it stopped before there was anything to lose
@@ -231,17 +268,33 @@ class Run:
 def read_run(folder: str | Path) -> dict[str, Any] | None:
     """The facts of the run in a folder, or None where it holds none.
 
-    Raises UserError where the run has not ended.
+    Raises UserError where the run has not ended, or as `read_facts`.
     """
     manifest = Path(folder) / MANIFEST
     if not manifest.is_file():
         return None
-    facts = read_json(manifest)
-    if facts.get("status") != "complete":
+    try:
+        facts = read_facts(manifest)
+    except UserError as error:
+        raise UserError(f"{error} {_REMEDY}") from None
+    if facts["status"] != "complete":
         raise UserError(
             f"{folder}: this run has not ended. Run its command again to continue it "
-            f"({facts.get('command')})."
+            f"({facts['command'][:80]})."
         )
+    return facts
+
+
+def read_facts(manifest: Path) -> dict[str, Any]:
+    """What a `run.json` says, whether its run has ended or not.
+
+    Raises UserError where it is no such file, or names the field that is missing or of another type.
+    """
+    facts = read_object(manifest)
+    try:
+        _FACTS.validate_python(facts)
+    except ValidationError as error:
+        raise misfit(str(manifest), error) from None
     return facts
 
 

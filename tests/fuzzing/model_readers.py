@@ -20,11 +20,13 @@ from light_readers import MESSAGE, Reader
 from run_readers import HARNESS, RUN
 from safetensors.torch import save
 
-from empo import generation, models
-from empo.alignment import checkpoints, dpo, random_states
+from empo import checkpoints, generation, models, untrusted
+from empo.alignment import dpo
 from empo.alignment.logp_store import LogpStore
+from empo.checkpoints import random_states
 from empo.harness.measuring import measure
 from empo.metrics import bertscore
+from empo.metrics.score_store import ScoreStore
 from empo.prompts import ChatFormat
 from empo.raters import (
     comparison,
@@ -36,7 +38,6 @@ from empo.raters import (
 )
 from empo.raters.folder import RaterConfig
 from empo.raters.rating_store import RatingStore
-from empo.raters.weight_average import BENEATH, WeightAverage
 from empo.rating import Dimension, Ratings
 from empo.runs import versions
 
@@ -64,7 +65,10 @@ AGREED = {
     "rows": [{"aspect": "warmth", "group": "", "setting": "", "items": 3, "raters": 2,
               "coefficients": {"alpha": {"value": 0.5, "interval": [0.1, 0.9]}}}],
 }  # fmt: skip
-ADAPTER = {"base_model_name_or_path": "owner/base", "revision": None, "peft_type": "LORA", "r": 2}
+ADAPTER = {
+    "base_model_name_or_path": "owner/base", "revision": None, "peft_type": "LORA", "r": 2,
+    "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 2},
+}  # fmt: skip
 REPLY = {"response": "Oh.", "response_tokens": 2, "finished": True}
 
 
@@ -97,18 +101,8 @@ def _head(folder: Path) -> object:
     return encoders.require_head(model, folder)
 
 
-def _average(folder: Path) -> object:
-    average = WeightAverage(torch.nn.Linear(1, 2, bias=False), 0.9)
-    args: Any = SimpleNamespace(output_dir=folder, device="cpu")
-    state: Any = SimpleNamespace(global_step=1)
-    control: Any = None
-    average.on_train_begin(args, state, control)
-    average._show(average=False)
-    return average
-
-
 def _checkpoint(folder: Path) -> object:
-    return checkpoints.last_checkpoint(folder, "run", with_best=True)
+    return checkpoints.last_checkpoint(folder, {"run"}, with_best=True)
 
 
 def _room(folder: Path) -> object:
@@ -161,6 +155,10 @@ def _logps(path: Path) -> None:
     store.write({KEY: -1.5})
 
 
+def _scores(path: Path) -> None:
+    ScoreStore(path).write({KEY: (0.5, -1.5)})
+
+
 def foreign(path: Path) -> None:
     """A SQLite database of another program."""
     with sqlite3.connect(path) as database:
@@ -180,6 +178,7 @@ def _model() -> Mapping[str, bytes]:
 
     tokenizer = models.train_tokenizer(["I lost my job.", "That is hard."] * 3, 300)
     base = models.small_base(tokenizer, 8, 1, 2, 32)
+    base.name_or_path = "owner/base"
     with tempfile.TemporaryDirectory() as name:
         base.save_pretrained(name)
         tokenizer.save_pretrained(name)
@@ -204,7 +203,13 @@ def _tokenizer(folder: Path) -> object:
 
 
 def _loaded(folder: Path) -> object:
-    return models.load_model(models.ModelSource(str(folder)))
+    source = models.ModelSource(str(folder))
+    return models.load_config(source), models.load_model(source)
+
+
+def _unopened(folder: Path) -> object:
+    untrusted.refuse_code("m", untrusted.configs_of(folder), "Choose another.")
+    return untrusted.require_safetensors(folder)
 
 
 def _adapted(folder: Path) -> object:
@@ -228,6 +233,14 @@ SEALED = {
     "checkpoint-1/manifest.json": Sample("json", MANIFEST),
 }
 RESPONSES = b'{"id": "e0"}\n'
+HALF = [{"key": "key", "batch": i, "replies": [REPLY]} for i in (0, 1)]
+HALF_MADE = [{**row, "sha256": generation._digest(row)} for row in HALF]  # type: ignore
+UNOPENED = {
+    "config.json": Sample("json", {"model_type": "bert", "text_config": {"hidden_act": "gelu"}}),
+    "modules.json": Sample("json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]),
+    "model.safetensors.index.json": Sample("json", {"weight_map": {"head": "a.safetensors"}}),
+    "a.safetensors": Sample("binary", save({"head": torch.zeros(2)})),
+}  # fmt: skip
 ANSWERED = {
     "schema": "empo.responses/1", "system": "sft", "sha256": hashlib.sha256(RESPONSES).hexdigest()
 }  # fmt: skip
@@ -257,25 +270,29 @@ READERS = [
         ("raters.cross_validation._agreement",), found="keys that are missing, other types",
     ),
     Reader("rater: weights of a head", {"model.safetensors": Sample("binary", save({"head": torch.zeros(2)}))}, _head, ("raters.encoders.require_head",), found="headers that are none"),
-    Reader("rater: weights beneath an average", {f"checkpoint-1/{BENEATH}": Sample("binary", save({"weight": torch.zeros(2, 1)}))}, _average, ("raters.weight_average.WeightAverage._read",), found="headers that are none, weights of other names and sizes"),
     Reader("rater: published weights", {"a.pth": Sample("binary", _weights())}, lambda folder: published._renamed(published._read(folder / "a.pth")), ("raters.published._read",), found="pickles that break off"),
     Reader(
         "cache of ratings", {"a.sqlite": Sample("binary", _in_folder(_ratings, "a.sqlite"))},
         lambda folder: RatingStore(folder / "a.sqlite").read([KEY]),
-        ("raters.rating_store.RatingStore._opened", "raters.rating_store.RatingStore._check_header", "raters.rating_store._row"),
+        ("sqlite_file.SqliteFile._opened", "sqlite_file.SqliteFile._check_header", "raters.rating_store._row"),
     ),
     Reader(
         "cache of log-probabilities", {"a.sqlite": Sample("binary", _in_folder(_logps, "a.sqlite"))},
         lambda folder: LogpStore(folder / "a.sqlite").open([KEY]),
-        ("alignment.logp_store.LogpStore._opened", "alignment.logp_store.LogpStore._check_header"),
+        ("sqlite_file.SqliteFile._opened", "sqlite_file.SqliteFile._check_header"),
     ),
-    Reader("checkpoint", SEALED, _checkpoint, ("alignment.checkpoints._state", "alignment.checkpoints._read"), takes_all=True),
-    Reader("checkpoint: its size", SEALED, _room, ("alignment.checkpoints._read",), takes_all=True),
+    Reader(
+        "cache of scores", {"a.sqlite": Sample("binary", _in_folder(_scores, "a.sqlite"))},
+        lambda folder: ScoreStore(folder / "a.sqlite").read([KEY]),
+        ("sqlite_file.SqliteFile._opened", "sqlite_file.SqliteFile._check_header"),
+    ),
+    Reader("checkpoint", SEALED, _checkpoint, ("checkpoints._state", "checkpoints._read"), takes_all=True),
+    Reader("checkpoint: its size", SEALED, _room, ("checkpoints._read",), takes_all=True),
     Reader(
         "random states",
         {"a.safetensors": Sample("binary", _in_folder(lambda path: random_states.save_random_state(path, torch.device("cpu")), "a"))},
         lambda folder: random_states.load_random_state(folder / "a.safetensors", torch.device("cpu")),
-        ("alignment.random_states._restore",), found="headers that are none, states of other sizes",
+        ("checkpoints.random_states._restore",), found="headers that are none, states of other sizes",
     ),
     Reader(
         "model: identity of a reference",
@@ -287,15 +304,16 @@ READERS = [
         "model: adapter and run",
         {"run.json": Sample("json", RUN | {"base_model": {"name": "owner/base", "sha256": "ab"}}),
          "adapter_config.json": Sample("json", ADAPTER)},
-        _resolved, ("models.resolve", "models._check_base"),
-        open="a `run.json` that is no object (empo/runs.py)",
+        _resolved, ("models.resolve", "models._check_base", "adapters.adapter_config"),
+        found="a `run.json` that is no object, fields of other types",
     ),
+    Reader("model: what is refused unopened", UNOPENED, _unopened, ("untrusted.refuse_code", "untrusted.model_folders", "untrusted.shapes", "untrusted._check_index")),
     Reader("model: tokenizer", _files("tokenizer.json", "tokenizer_config.json", "config.json"), _tokenizer, ("models.load_tokenizer",), found="two dozen kinds of errors of transformers and tokenizers"),
-    Reader("model: configuration and weights", _files("config.json", "model.safetensors"), _loaded, ("models.load_model",), found="headers that are none, a dozen kinds of errors of transformers"),
+    Reader("model: configuration and weights", _files("config.json", "model.safetensors"), _loaded, ("models.load_config", "models.load_model"), found="headers that are none, a dozen kinds of errors of transformers"),
     Reader(
         "model: adapter's weights",
         _files("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "config.json", "model.safetensors"),
-        _adapted, ("models._with_adapter",), found="headers that are none, other types",
+        _adapted, ("models._with_adapter", "adapters.check_tensors"), found="headers that are none, other types",
     ),
     Reader(
         "model: chat template", {"a.jinja": Sample("text", TEMPLATE), **_files("tokenizer.json", "tokenizer_config.json")},
@@ -314,14 +332,14 @@ READERS = [
     ),
     Reader(
         "replies half made",
-        {".a.jsonl.partial": Sample("jsonl", [{"key": "key", "batch": i, "replies": [REPLY]} for i in (0, 1)])},
-        _replies, ("generation._done",),
-        open="bytes that are not UTF-8, rows without their keys, or keys of other types",
+        {".a.jsonl.partial": Sample("jsonl", HALF_MADE)},
+        _replies, ("generation._done", "generation._whole"),
+        found="bytes that are not UTF-8, rows without their keys, or keys of other types",
     ),
     Reader(
         "replies and their manifest",
         {"a.jsonl.manifest.json": Sample("json", ANSWERED), "a.jsonl": Sample("binary", RESPONSES)},
         _complete, ("generation._finished",),
-        open="a manifest that is no JSON, or no object",
+        found="a manifest that is no JSON, or no object",
     ),
 ]  # fmt: skip

@@ -6,18 +6,20 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 from inputs import Sample
 from light_readers import Reader, on
 
-from empo import measure, runs
+from empo import cli, measure, runs
 from empo.dialogues import Exchange, Turn
 from empo.emotions import Opposite
 from empo.harness import comparing, protocol, task_files
 from empo.preferences import Draws, write_pairs
+from empo.records import UserError
 from empo.reporting import harness_results, results
 from empo.reporting.run_folders import read_folders
 from empo.sweep import inputs as sweep_inputs
-from empo.sweep import lock, steps
+from empo.sweep import steps
 
 SYSTEM = {"n": 2, "digest": "ab", "trained": {"command": "sft", "seed": 1, "settings": {"beta": 0.1}},
           "metrics": {"length": {"mean_characters": 5.0}, "nidf": {"mean": 0.5, "sd": 0.1}}}  # fmt: skip
@@ -64,7 +66,14 @@ RUN = {
     "schema": "empo.run/1", "status": "complete", "command": "sft", "argv": ["x"],
     "started": "2026-01-01", "settings": {"seed": 1, "model": "m"}, "versions": {"python": "3"},
     "identity": {"data": ["ab"]}, "base_model": {"name": "base", "relative": "../base"},
+    "process": {"id": os.getpid(), "host": socket.gethostname()},
+    "accepted": [{"when": "2026-01-01", "changes": ["seed: 1 there, 2 now"], "digest": "ab"}],
 }  # fmt: skip
+MERGED = {
+    "schema": "empo.run/1", "status": "complete", "command": "merge", "dtype": "float32",
+    "merged": {"base": {"name": "base", "sha256": "ab"}, "adapters": []}, "template": "zephyr",
+}  # fmt: skip
+GIVEN = {"file": "a.jsonl", "bytes": 9, "sha256": "ab"}
 EXCHANGES = [
     Exchange(f"e{i}", emotion, (Turn("user", f"I am {emotion} {i}."),), f"Reply {i} to {emotion}.")
     for i, emotion in enumerate(("sad", "joyful", "sad", "joyful"))
@@ -80,9 +89,16 @@ def _pairs(folder: Path) -> object:
     return write_pairs(Draws(EXCHANGES, TABLE, 1), EXCHANGES, 1, folder, {"corpus": {"rows": 4}})
 
 
-def _locked(folder: Path) -> object:
-    with lock.alone(folder):
-        return None
+def _at_work(folder: Path) -> None:
+    """What `run.json` says is told where it can be; that somebody is at work always is."""
+    lock = folder / runs.LOCK
+    at_work = pytest.raises(UserError, match="another process.* is at work on it")
+    with runs.alone(lock, folder), at_work, runs.alone(lock, folder):
+        pass
+
+
+def _given(folder: Path) -> None:
+    measure.refuse_other_results(folder, [GIVEN])
 
 
 def _same(folder: Path) -> object:
@@ -99,7 +115,7 @@ def _matched(folder: Path) -> object:
 def _run(folder: Path) -> object:
     run = runs.Run.start(folder, "sft", {"seed": 1, "model": "m"})
     run.check_identity({"data": ["ab"]})
-    return runs.read_run(folder), run.digest
+    return runs.read_run(folder), run.digests
 
 
 READERS = [
@@ -133,16 +149,24 @@ READERS = [
     ),
     Reader("sweep: steps", {"sweep.json": Sample("json", {"schema": "empo.sweep/2", "steps": {"a": STEP}})}, on("sweep.json", steps.read_steps), ("sweep.steps.read_steps",)),
     Reader(
-        "sweep: lock", {"sweep.lock": Sample("json", {"process": os.getpid(), "host": socket.gethostname(), "started": "now"})},
-        _locked, ("sweep.lock._take_over",), found="the number of a process that no system has",
-    ),
-    Reader(
         "sweep: adapter's base", {"adapter_config.json": Sample("json", {"base_model_name_or_path": "x"})},
         sweep_inputs.model_files, ("sweep.inputs.model_files", "records.read_object"), found="no object, a base with a name too long for a file",
     ),
     Reader(
-        "run.json", {"run.json": Sample("json", RUN)}, _run, ("runs.Run.start", "runs.read_run"),
-        open="`run.json` is no object, or a field of it of another type",
+        "run.json", {"run.json": Sample("json", RUN)}, _run, ("runs.Run.start", "runs.read_run", "runs.read_facts"),
+        found="no object, fields of other types",
+    ),
+    Reader(
+        "run.json while somebody is at work", {"run.json": Sample("json", RUN)}, _at_work,
+        ("runs.alone", "runs.read_facts"), found="no object, fields of other types", takes_all=True,
+    ),
+    Reader(
+        "merged model", {"run.json": Sample("json", MERGED)},
+        lambda folder: cli._merged(folder, MERGED["merged"], "float32"), ("cli._merged",), found="no object",
+    ),
+    Reader(
+        "results of the same responses", {"results.json": Sample("json", RESULTS | {"inputs": [GIVEN]})},
+        _given, ("measure.refuse_other_results",), found="inputs that are no list of objects",
     ),
     Reader("pairs: manifest", {"manifest.json": Sample("json", PAIRS)}, _pairs, ("preferences.write_pairs",), found="files that are no list; any name could be listed, and its file was deleted"),
 ]  # fmt: skip

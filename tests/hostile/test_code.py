@@ -80,7 +80,7 @@ def test_trust_does_not_come_from_files_nor_go_to_bases_that_files_name(folder: 
     base, adapter = folder / "base", folder / "adapter"
     ran = bring_code(base)
     edit(base / "config.json", model_type="own", auto_map=OWN, trust_remote_code=True)
-    asked = {"status": "complete", "settings": {"trust_remote_code": True}}
+    asked = {"status": "complete", "command": "base", "settings": {"trust_remote_code": True}}
     write_json(base / "run.json", asked)
     write_json(adapter / "run.json", asked)
     named_by_a_file = resolve(str(adapter), trust_remote_code=True)

@@ -264,3 +264,39 @@ def test_a_broken_manifest_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert str(error.value).endswith(
         "). Restore the file to continue the run. `--fresh` begins a new one in a folder beside it."
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[]", ": a JSON object is expected, not list."),
+        ('{"status": 1, "command": "sft"}', ", field 'status': Input should be a valid string."),
+        ('{"status": "complete"}', ", field 'command': Field required."),
+        (
+            '{"status": "complete", "command": "sft", "settings": []}',
+            ", field 'settings': Input should be a valid dictionary.",
+        ),
+        (
+            '{"status": "running", "command": "sft", "accepted": [{"changes": []}]}',
+            ", field 'accepted.0.digest': Field required.",
+        ),
+    ],
+)
+def test_a_manifest_with_a_field_of_another_type_is_told(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_run(tmp_path)
+    remedy = "Restore the file, or run its command again in a new folder."
+    assert str(error.value) == f"{path}{told} {remedy}"
+    with pytest.raises(UserError) as error:
+        Run.start(tmp_path, "sft", SETTINGS)
+    assert str(error.value).startswith(f"{path}{told} Restore the file to continue the run.")
+    with (
+        alone(tmp_path / LOCK, tmp_path),
+        pytest.raises(UserError, match=": another process is at work on it"),
+        alone(tmp_path / LOCK, tmp_path),
+    ):
+        pass

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.rating import Dimension
-from empo.records import UserError, read_json, sha256, write_json
+from empo.records import UserError, read_json, read_object, sha256, shown, write_json
 from empo.untrusted import (
     CONVERT,
     PICKLES,
@@ -79,13 +79,13 @@ class RaterConfig:
         path = Path(folder) / RATER_CONFIG
         if not path.is_file():
             run = Path(folder) / "run.json"
-            command = read_json(run).get("command") if run.is_file() else None
+            command = read_object(run).get("command") if run.is_file() else None
             if command == "rater":
                 raise UserError(
                     f"{folder}: the training of this rater has not ended. Run its command again."
                 )
             if command is not None:
-                raise UserError(f"{folder}: this is a run of {command}, no rater.")
+                raise UserError(f"{folder}: this is a run of {str(command)[:80]}, no rater.")
             raise UserError(
                 f"{folder}: this is no rater folder ({RATER_CONFIG} is missing). Train one with "
                 "recipes/rater.py; an untrained encoder needs a --scale."
@@ -103,9 +103,9 @@ class RaterConfig:
             )
             wrong = config._problems()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: a field is missing or wrong ({error!r}).") from None
+            raise UserError(f"{path}: a field is missing or wrong ({shown(error, 300)}).") from None
         if wrong:
-            raise UserError(f"{path}: {'; '.join(wrong)}.")
+            raise UserError(f"{path}: {'; '.join(line[:300] for line in wrong[:5])}.")
         return config
 
     def _problems(self) -> list[str]:

@@ -47,7 +47,8 @@ test: setup
 		--numprocesses $(WORKERS) --dist loadfile
 
 test-slow: setup
-	$(OFFLINE) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m slow --ignore=tests/faults
+	$(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m slow \
+		--ignore=tests/faults --numprocesses $(WORKERS) --dist loadfile
 	$(FAULTS)
 
 reliability: setup

@@ -32,9 +32,9 @@ class Case(NamedTuple):
 CASES = [
     Case(
         52,
-        "another batch size",
-        ["--per_device_train_batch_size", "8"],
-        "It differs in: - per_device_train_batch_size: 4 there, 8 now",
+        "another batch size, accumulated to the same",
+        ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"],
+        "- per_device_train_batch_size: 4 there, 2 now",
         True,
     ),
     Case(

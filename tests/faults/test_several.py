@@ -130,10 +130,18 @@ def test_another_number_of_processes_is_refused(
     words = runs.arguments("sft", run)
     refused = launch(ROOT / "recipes/sft.py", *words)
     assert refused.code != 0
-    accepted = launch(ROOT / "recipes/sft.py", *words, "--accept_changes", "true")
+    words += ["--accept_changes", "true"]
+    elsewhere = launch(ROOT / "recipes/sft.py", *words)
+    assert elsewhere.code != 0
+    assert "an epoch had 4 optimizer steps and would now have 2" in elsewhere.said
+    accepted = launch(ROOT / "recipes/sft.py", *words, "--per_device_train_batch_size", "2")
     assert accepted.code == 0, accepted.said
     assert continued_from(accepted) == 6
-    assert read_json(run / "run.json")["accepted"][0]["changes"] == ["processes: 1 there, 2 now"]
+    changes = [entry["changes"] for entry in read_json(run / "run.json")["accepted"]]
+    assert changes == [
+        ["per_device_train_batch_size: 4 there, 2 now"],
+        ["processes: 1 there, 2 now"],
+    ]
     survived(
         refused,
         "something else than its settings has changed: - processes: 1 there, 2 now …"

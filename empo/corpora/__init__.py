@@ -13,7 +13,7 @@ from empo.corpora.mapping import Mapping, load_mapping
 from empo.corpora.tables import read_rows
 from empo.dialogues import Dialogue, Exchange, Turn, exchanges
 from empo.emotions import LABELS
-from empo.records import UserError, shown
+from empo.records import UserError, listed, shown
 
 __all__ = ["Corpus", "Rejection", "load_corpus", "published_ids", "published_subset"]
 
@@ -69,7 +69,7 @@ class Corpus:
         for rejection in self.rejected:
             of_reason.setdefault(rejection.reason, []).append(rejection)
         for reason, of in sorted(of_reason.items(), key=lambda item: -len(item[1])):
-            named = ", ".join(f"{r.id} ({r.detail})" for r in of[:shown])
+            named = ", ".join(f"{listed([r.id])} ({listed([r.detail])})" for r in of[:shown])
             more = f", and {len(of) - shown} more" if len(of) > shown else ""
             lines.append(f"  {len(of)} x {reason}: {named}{more}")
         return "\n".join(lines)

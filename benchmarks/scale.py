@@ -24,9 +24,10 @@ from typing import Any
 
 from scale_corpus import write_corpus
 
+from empo.process import run
 from empo.records import UserError, read_responses, write_json, write_jsonl
 from empo.runs import now, versions
-from empo.settings import option, parse, run
+from empo.settings import option, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = "length,distinct_n,trie,repetition,nidf,self_bleu,emotion_shares"

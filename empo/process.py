@@ -102,6 +102,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
                 "complete checkpoint.",
                 1,
             )
+            os._exit(code)  # what is left of the group may abort the process while it is taken down
         else:
             raise
     sys.exit(code)

@@ -108,7 +108,8 @@ def test_a_step_that_needs_too_much_says_what_to_lower_and_what_is_left(tmp_path
     assert "can't allocate memory" in said
     assert advice(error) == [BATCH, LENGTH, CHECKPOINTING]
     assert said.splitlines()[-1] == (
-        "With them `--accept-changes` continues this run, `--fresh` begins a new one. checkpoint-1 in "
+        "`--accept-changes` continues this run where what it has learnt fits; else `--fresh` begins a "
+        "new one. checkpoint-1 in "
         f"{tmp_path} stays usable: on a machine with more memory, or where another program took it, "
         "the same command goes on from it."
     )

@@ -256,5 +256,5 @@ def test_values_that_do_not_span_a_factor_of_ten_are_drawn_evenly(swept, tmp_pat
 def test_a_setting_is_no_path(swept, tmp_path):
     swept["sweeps"] = [SWEEP | {"setting": "../a b"}]
     files = draw_figures(swept, tmp_path / "r.md").values()
-    assert "r-sweep-.._a_b.svg" in files
+    assert "r-sweep-a-b-2c2c791a.svg" in files
     assert all((tmp_path / file).is_file() for file in files)

@@ -265,8 +265,12 @@ def test_a_rank_that_is_not_that_of_the_tensors(folder: Path) -> None:
     write_json(config, read_json(config) | {"r": 8})
     with pytest.raises(UserError, match=r"lora_A\.weight has the shape \[4, .*says rank 8\."):
         load_model(resolve(str(folder / "adapter")))
-    write_json(config, read_json(config) | {"r": 8, "rank_pattern": {"q_proj": 4}})
+    layers = read_json(config)["target_modules"]
+    write_json(config, read_json(config) | {"r": 8, "rank_pattern": dict.fromkeys(layers, 4)})
     load_model(resolve(str(folder / "adapter")))
+    write_json(config, read_json(config) | {"rank_pattern": {".*_proj": 4}})
+    with pytest.raises(UserError, match="field 'rank_pattern': names of layers with a number each"):
+        load_model(resolve(str(folder / "adapter")))
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def _base_beside(folder: Path, run: dict[str, Any]) -> str | None:
     beside = run.get("base_model", {}).get("relative")
     if beside is None:
         return None
-    if not isinstance(beside, str) or Path(beside).is_absolute():
+    if Path(beside).is_absolute():
         raise UserError(
             f"{folder / 'run.json'}, field 'base_model.relative': a path from this folder is "
             f"expected, not {beside!r}."

@@ -45,6 +45,7 @@ class _Process(TypedDict):
 class _Base(TypedDict):
     name: NotRequired[str]
     sha256: NotRequired[str]
+    relative: NotRequired[str]
 
 
 class _Facts(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -165,6 +166,12 @@ def test_an_index_of_weights_that_are_missing_or_elsewhere(folder: Path, shard: 
         load_model(resolve(str(folder / "base")))
 
 
+def _run(relative: object) -> str:
+    """The manifest of a complete run whose base is said to lie there."""
+    facts = {"status": "complete", "command": "sft", "base_model": {"relative": relative}}
+    return json.dumps(facts)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
@@ -181,10 +188,10 @@ def test_an_index_of_weights_that_are_missing_or_elsewhere(folder: Path, shard: 
         ("adapter/adapter_config.json", "{}", "field 'peft_type': str is expected, not None"),
         (
             "adapter/run.json",
-            '{"status": "complete", "base_model": {"relative": "/x"}}',
-            "relative",
+            _run("/x"),
+            "'base_model.relative': a path from this folder is expected",
         ),
-        ("adapter/run.json", '{"status": "complete", "base_model": {"relative": 3}}', "relative"),
+        ("adapter/run.json", _run(3), "base_model.relative"),
     ],
 )
 def test_configurations_that_are_broken(folder: Path, file: str, content: str, said: str) -> None:

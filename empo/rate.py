@@ -33,7 +33,9 @@ class RateSettings:
     rater: list[str] = option(
         help="rater folders; several of the same dimensions are averaged, others stand side by side"
     )
-    input: str = option(help="jsonl with context, response and optionally id and following")
+    input: str = option(
+        help="jsonl with context, response and optionally id, following and background"
+    )
     output: str = option(help="jsonl with a line of scores per input")
     cache: str | None = option(
         None, help="SQLite file with earlier scores (default: in the user's cache folder)"
@@ -148,8 +150,11 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[RatingInput]]:
         if not isinstance(context, str):
             context = _turns(context, f"{where}, field 'context'")
         following = _turns(row.get("following", []), f"{where}, field 'following'")
+        background = row.get("background", "")
+        if not isinstance(background, str):
+            raise UserError(f"{where}, field 'background': a text is expected, not {background!r}.")
         ids.append(str(row.get("id", number)))
-        pairs.append(RatingInput(context, response, following))
+        pairs.append(RatingInput(context, response, following, background))
     return ids, pairs
 
 

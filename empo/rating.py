@@ -70,12 +70,14 @@ class RatingInput:
     """One thing to rate: a response to a context, and optionally the turns after it.
 
     `context` is a text or the turns before the response, the last of which it answers. For a
-    symmetric rater (story pairs) `context` and `response` are the two texts.
+    symmetric rater (story pairs) `context` and `response` are the two texts. `background` is what
+    all of it is about (a news article); encoders do not read it.
     """
 
     context: str | tuple[Turn, ...]
     response: str
     following: tuple[Turn, ...] = ()
+    background: str = ""
 
     @property
     def turns(self) -> tuple[Turn, ...]:

@@ -121,6 +121,7 @@ def test_a_second_call_answers_from_the_cache_without_loading_the_weights(
         ({"context": [{"role": "bot", "content": "x"}], "response": "x"}, "needs role"),
         ({"context": [{"role": "user"}], "response": "x"}, "and content"),
         ({"context": "x", "response": "x", "following": "y"}, "field 'following'"),
+        ({"context": "x", "response": "x", "background": 1}, "field 'background': a text"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: dict, text: str) -> None:

@@ -65,14 +65,16 @@ def header_of(path: str | Path) -> list[str]:
     return _header(_reader(path), path)
 
 
-def read_csv(path: str | Path, columns: Sequence[str]) -> list[Row]:
+def read_csv(path: str | Path, columns: Sequence[str], escape: str | None = None) -> list[Row]:
     """All rows of a csv that has at least these columns; blank lines are skipped.
+
+    `escape` is the character before a quote inside a quoted field, where quotes are not doubled.
 
     Raises UserError where the file cannot be read, a column is missing or stands there twice, a row
     has another number of fields than the header, the quoting is wrong, or there is no row.
     """
     path = Path(path)
-    reader = _reader(path)
+    reader = _reader(path, escape)
     header = _header(reader, path)
     missing = [name for name in columns if name not in header]
     if missing:
@@ -102,8 +104,8 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _reader(path: str | Path):
-    return csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+def _reader(path: str | Path, escape: str | None = None):
+    return csv.reader(io.StringIO(read_text(path), newline=""), strict=True, escapechar=escape)
 
 
 def _header(reader, path: str | Path) -> list[str]:

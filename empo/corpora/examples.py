@@ -30,6 +30,8 @@ from empo.corpora.labelled import Example, LabelledCorpus
 from empo.corpora.levels import COLUMNS as LEVEL_COLUMNS
 from empo.corpora.levels import read_levels
 from empo.corpora.stories import URDU_STORIES, read_stories, read_urdu
+from empo.corpora.wassa import READERS as WASSA
+from empo.corpora.wassa import wassa_schema
 from empo.dialogues import Turn
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError, file_facts, listed, read_jsonl, shown
@@ -111,6 +113,7 @@ SCHEMAS: dict[str, tuple[Callable[..., LabelledCorpus], str]] = {
     "urdu": (read_urdu, f"a folder with {URDU_STORIES}"),
     "intents": (read_intents, f"a csv with {', '.join(INTENT_COLUMNS)} and two columns per label"),
     "levels": (read_levels, f"a csv with reply, emotion, {', '.join(LEVEL_COLUMNS.values())}"),
+    **WASSA,
     "examples": (read_examples, "a jsonl file whose lines have id, context, response, labels"),
 }
 """Reader and looks of every schema."""
@@ -120,7 +123,7 @@ def load_labelled(source: str | Path, schema: str | None = None, **options: Any)
     """Read a judged corpus; without `schema` it is told by what the file or folder looks like.
 
     `schema` is a key of SCHEMAS; `options` are those of its reader (`derived`, `split`, `before`,
-    `after`, `stages`, `text`, `definitions`), see `options_of`.
+    `after`, `stages`, `text`, `definitions`, `articles`, `incomplete`, `dialogues`), see `options_of`.
 
     Raises UserError where nothing is there, the schema is unknown or cannot be told, an option is
     not the reader's, no example is usable, and what the reader raises.
@@ -179,6 +182,8 @@ def _schema_of(source: str | Path, schema: str | None) -> str:
             return "levels"
         if set(INTENT_COLUMNS) <= header:
             return "intents"
+        if track := wassa_schema(sorted(header)):
+            return track
         seen = f"the columns are: {listed(sorted(header))}"
     elif source.exists():
         seen = f"the ending is {source.suffix!r}"

@@ -39,7 +39,7 @@ class CachedRater:
     """A rater whose ratings are kept in a SQLite file and made only once.
 
     A rating is found again under its rater's signature and dimensions and the input's turns (with
-    roles), response and following turns; so one file can serve many raters. Everything is kept as
+    roles), response, following turns and background; so one file can serve many raters. Everything is kept as
     it was, to the last bit of a float64: scores, probabilities, flags, NaN too; a rater that draws
     at random keeps its first answer. The `warnings` of the rater are asked of it anew, since
     evidence can change without the weights; further ones of a call are kept with its inputs.
@@ -224,7 +224,8 @@ def _scored(rater: SignedRater, pairs: Sequence[RatingInput], batch_size: int) -
 
 def _key(made_by: str, pair: RatingInput) -> bytes:
     before, after = ([(t.role, t.text) for t in side] for side in (pair.turns, pair.following))
-    text = f"{made_by}\n{json.dumps([before, pair.response, after])}"
+    background = [pair.background] if pair.background else []
+    text = f"{made_by}\n{json.dumps([before, pair.response, after, *background])}"
     return hashlib.sha256(text.encode()).digest()
 
 

@@ -126,6 +126,10 @@ def test_a_bad_line_is_refused(
 
 # --- the door ---
 
+TURN_LABELS = ["Emotion", "Empathy", "EmotionalPolarity"]
+DIALOGUE_LABELS = ["this_persons_perceived_empathy_of_other_person"]
+ESSAY_LABELS = ["person_empathy", "person_distress"]
+
 
 @pytest.fixture
 def sources(tmp_path: Path, write_csv: Callable[..., Path], write: Callable[..., Path]) -> Any:
@@ -147,6 +151,15 @@ def sources(tmp_path: Path, write_csv: Callable[..., Path], write: Callable[...,
     columns = [f"{name}_{rater}" for name in load_definitions().names for rater in (1, 2)]
     head = ["dialogue_id", "turn", "role", "text"]
     levels = ["reply", "emotion", "emotional_reaction", "interpretation", "exploration"]
+    ids = ["conversation_id", "article_id"]
+    turns = write_csv(
+        "trac2_CONVT.csv",
+        [
+            [*ids, "turn_id", "speaker_id", "text", *TURN_LABELS],
+            [1, 7, 1, "p", "Hi.", 1, 2, 1],
+            [1, 7, 2, "q", "Hello.", 1, 2, 1],
+        ],
+    )
     return {
         "epitome": [tmp_path / "epitome"],
         "esconv": [tmp_path / "esconv", tmp_path / "esconv" / "valid.jsonl"],
@@ -158,6 +171,16 @@ def sources(tmp_path: Path, write_csv: Callable[..., Path], write: Callable[...,
             write_csv("intents.csv", [head + columns, ["d", 1, "agent", "Hi.", *[1] * 40]])
         ],
         "levels": [write_csv("levels.csv", [levels, ["Oh.", "sad", 0, 1, 2]])],
+        "wassa_turns": [turns],
+        "wassa_dialogues": [
+            write_csv("trac1_CONVD.csv", [[*ids, "person_id", *DIALOGUE_LABELS], [1, 7, "p", 6]])
+        ],
+        "wassa_essays": [
+            write_csv(
+                "essays.csv",
+                [[*ids, "person_id", "person_essay", *ESSAY_LABELS], [1, 7, "p", "Sad.", 1, 2]],
+            )
+        ],
         "examples": [write(line("a"), line("b", labels={"warmth": 1}))],
     }
 

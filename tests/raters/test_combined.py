@@ -146,6 +146,7 @@ def test_what_makes_two_inputs_different(tmp_path: Path) -> None:
         RatingInput((user,), "b"),
         RatingInput((user,), "a", (user,)),
         RatingInput((user,), "a", (assistant,)),
+        RatingInput((user,), "a", (), "an article"),
         RatingInput((), "a"),
         RatingInput("x\n", "a"),
         RatingInput("x", "\na"),

@@ -54,6 +54,7 @@ class Settings:
     definitions: str | None = option(
         None, help="YAML file that says what the labels of a jsonl or of intents mean"
     )
+    articles: str | None = option(None, help="WASSA: csv of the news articles")
     text: Literal["story", "summary"] = option("story", help="which text of a story pair is read")
     dimensions: list[str] | None = option(None, help="labels to measure in; all if not given")
     scale: Literal["affine", "times4", "unit"] | None = option(
@@ -96,7 +97,7 @@ class Settings:
 
 
 _NOT_HELD_OUT = (
-    "rater input schema split definitions dimensions scale threshold limit device".split()
+    "rater input schema split definitions articles dimensions scale threshold limit device".split()
 )
 
 
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.raters.loading import load_rater
 
     options = {"split": settings.split, "definitions": settings.definitions}
+    options |= {"articles": settings.articles}
     options |= {"text": settings.text if settings.text != "story" else None}
     options = {name: value for name, value in options.items() if value is not None}
     corpus = load_labelled(settings.input, settings.schema, **options)

@@ -133,11 +133,7 @@ def cross_validate(
         "encoder": encoder,
         "data": data,
         "settings": {
-            **{
-                k: v
-                for k, v in dataclasses.asdict(settings).items()
-                if v is not None and k != "fresh"
-            },
+            **{k: v for k, v in settings.facts().items() if k != "fresh"},
             **{k: v for k, v in arguments.items() if k not in _DEFAULTED},
         },
         "agreement": agreement,

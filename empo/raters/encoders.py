@@ -44,8 +44,12 @@ PRESETS = {
     "flan-t5-base": "google/flan-t5-base",
     "flan-t5-large": "google/flan-t5-large",
     "flan-t5-xl": "google/flan-t5-xl",
+    "llama-3-8b-instruct": "meta-llama/Meta-Llama-3-8B-Instruct",
 }
-"""Short names and hub ids. Of Flan-T5 only the encoder is loaded."""
+"""Short names and hub ids. Of Flan-T5 only the encoder is loaded; Llama is for the architecture
+scoring_lm."""
+SCRATCH = "scratch"
+"""In place of a model for scoring_lm: a small one, made from the training texts."""
 
 
 def resolve_encoder(name_or_path: str) -> tuple[str, str]:
@@ -57,6 +61,8 @@ def resolve_encoder(name_or_path: str) -> tuple[str, str]:
     """
     if name_or_path == PACKAGED:
         return _packaged(), PACKAGED
+    if name_or_path == SCRATCH:
+        return SCRATCH, SCRATCH
     if name_or_path in PRESETS:
         return PRESETS[name_or_path], name_or_path
     folder = Path(name_or_path).expanduser()
@@ -83,6 +89,8 @@ def encoder_identity(path: str) -> str:
     Of a hub model that is not in the cache its configuration is fetched, which settles the commit.
     Raises UserError where that fails.
     """
+    if path == SCRATCH:
+        return SCRATCH
     if Path(path).is_dir():
         return weights_digest(path)
     if weights_identity(path)["commit"] is None:

@@ -57,7 +57,7 @@ def fit_pair(
     if first + second <= room:
         return FittedPair(context, response, response_cut=cut)
     if not symmetric:
-        kept = _end_of(tokenizer, context, room - second)
+        kept = end_of(tokenizer, context, room - second)
         return FittedPair(kept, response, True, cut) if kept else None
     shares = (max(room - second, room // 2), max(room - first, room // 2))
     texts = [
@@ -76,7 +76,7 @@ def _start_of(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
     return ""
 
 
-def _end_of(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
+def end_of(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
     """The longest end of a text, beginning on a token, that is at most `room` tokens."""
     starts = [start for start, _ in _offsets(tokenizer, text)]
     for start in starts[len(starts) - room :] if room > 0 else []:

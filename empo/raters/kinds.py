@@ -13,6 +13,7 @@ from empo.corpora.labelled import Example
 from empo.raters.combined import JoinedRater
 from empo.raters.encoders import resolve_encoder
 from empo.raters.folder import JOINED, RaterConfig
+from empo.raters.scoring_settings import SCORING_LM
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
 from empo.rating import Dimension, Rater, RatingInput, Ratings
 from empo.records import UserError
@@ -56,6 +57,18 @@ def train_rater(
     `arguments` are fields of transformers' TrainingArguments. Raises UserError where the labels do
     not suit the loss.
     """
+    if settings.architecture == SCORING_LM:
+        if symmetric != (settings.item == "stories"):
+            raise UserError(
+                f"item: {settings.item} does not fit the data; stories are for pairs of alike texts."
+            )
+        from empo.raters.scoring_training import train_scoring_lm
+
+        return Trained(
+            *train_scoring_lm(
+                train, validation, dimensions, settings, arguments, folder, seed, name
+            )
+        )
     if settings.loss not in CLASS_LOSSES:
         return _similarity(
             train, validation, dimensions, settings, arguments, folder, run, seed, name, symmetric

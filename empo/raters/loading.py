@@ -38,6 +38,14 @@ def load_rater(name: str | Path, device: str | None = None, scale: str | None = 
 
         kinds = {"embedding": EmbeddingRater, "cross_encoder": CrossEncoderRater}
         return kinds[config.kind].load(name, device)
+    if config.kind == "scoring_lm":
+        from empo.raters.scoring_lm import ScoringLM
+
+        return ScoringLM.load(name, device)
+    if config.kind == "calibrated":
+        from empo.raters.calibrated import CalibratedRater
+
+        return CalibratedRater.load(name, device)
     raise UserError(f"{name}: {config.kind!r} is no kind of rater that this version knows.")
 
 

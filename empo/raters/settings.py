@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
-from typing import Literal, get_args
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
+from empo.raters.scoring_settings import ANSWER, SCORING_FIELDS, SCORING_LM, ScoringSettings
 from empo.settings import option
 
 ClassLoss = Literal["cross_entropy", "focal", "ldam", "soft_label_kl"]
@@ -21,14 +22,15 @@ Loss = Literal[
     "online_contrastive",
     "multiple_negatives",
     "triplet",
+    "answer",
 ]
 CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
 """Losses that learn levels; the others learn a number or compare vectors."""
-Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window"]
+Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window", "scoring_lm"]
 
 
 @dataclass(kw_only=True)
-class RaterSettings:
+class RaterSettings(ScoringSettings):
     """What a rater learns from, what it is, and how it is shown to work."""
 
     data: str = option(help="judged corpus: file or folder (EPITOME, ESConv, stories, own jsonl)")
@@ -51,17 +53,22 @@ class RaterSettings:
     )
     licence: str = option("not stated", help="licence of the data, for the card")
     limit: int | None = option(None, help="use only N groups, drawn by split_seed")
+    articles: str | None = option(None, help="WASSA: csv of the news articles, article_id and text")
+    incomplete: Literal["drop", "keep"] = option(
+        "drop", help="WASSA: rows that miss a label: dropped (official), or kept with the others"
+    )
     text: Literal["story", "summary"] = option("story", help="which text of a story pair is read")
 
     encoder: str = option(
         "minilm",
         help="minilm (packaged, offline), roberta-base, roberta-large, bert-large, mpnet, "
-        "flan-t5-small..xl, a hub id or a folder",
+        "flan-t5-small..xl, a hub id or a folder; for scoring_lm llama-3-8b-instruct, or scratch: a "
+        "small model made from the training texts",
     )
     architecture: Architecture = option(
         "cross_encoder",
         help="bi_encoder, seeker_attention (Sharma et al.), cross_encoder, window (turns around "
-        "the response, its tokens pooled)",
+        "the response, its tokens pooled), scoring_lm (a language model that answers with a level)",
     )
     pooling: Literal["first", "mean", "both"] = option(
         "first", help="vector of a text: first token, mean of its (the response's) tokens, or both"
@@ -78,7 +85,7 @@ class RaterSettings:
     max_length: int = option(
         256,
         help="tokens of the context; of the whole window; with special tokens of each text where "
-        "vectors are compared",
+        "vectors are compared; of prompt and answer for scoring_lm",
     )
     response_max_length: int | None = option(
         None, help="cut responses to this many tokens, as published raters do (default: never cut)"
@@ -91,7 +98,7 @@ class RaterSettings:
         "cross_entropy",
         help="cross_entropy, focal, ldam, soft_label_kl; mse, mae, contrastive, cosine_embedding; "
         "for story similarity also cosine, cosent, angle, contrastive_binary, online_contrastive, "
-        "multiple_negatives, triplet",
+        "multiple_negatives, triplet; for scoring_lm answer",
     )
     class_weighting: float = option(
         0.0, help="cross_entropy: classes weigh (n / n of the class) to this power"
@@ -181,7 +188,9 @@ class RaterSettings:
         if not 0 <= self.dropout < 1:
             found.append(f"dropout: {self.dropout} is not in [0, 1).")
         if self.grid_losses is None and self.loss not in CLASS_LOSSES:
-            ignored = [name for name in _LEVELS_ONLY if getattr(self, name) != _DEFAULTS[name]]
+            read = {"turns"} if self.architecture == SCORING_LM else set()
+            names = [name for name in _LEVELS_ONLY if name not in read]
+            ignored = [name for name in names if getattr(self, name) != _DEFAULTS[name]]
             if ignored:
                 found.append(
                     f"{', '.join(ignored)}: only raters of levels have this; {self.loss} compares "
@@ -189,14 +198,21 @@ class RaterSettings:
                 )
         if self.grid_losses is None and (problem := unfit(self.architecture, self.loss)):
             found.append(problem)
+        if self.grid_losses is None:
+            found += self.scoring_problems(self.architecture)
         return found
+
+    def facts(self) -> dict[str, Any]:
+        """What is set and concerns this architecture, for cards and results."""
+        other = frozenset() if self.architecture == SCORING_LM else SCORING_FIELDS
+        return {k: v for k, v in asdict(self).items() if v is not None and k not in other}
 
 
 def unfit(architecture: str, loss: str) -> str | None:
     """Why an architecture cannot be trained with a loss; None where it can."""
-    if loss in CLASS_LOSSES:
-        return None
-    if architecture == "bi_encoder":
+    if (architecture == SCORING_LM) != (loss == ANSWER):
+        return f"architecture {SCORING_LM} and loss {ANSWER} belong together; give both."
+    if loss in CLASS_LOSSES or architecture in ("bi_encoder", SCORING_LM):
         return None
     if architecture == "cross_encoder" and loss in ("mse", "mae", "contrastive"):
         return None

@@ -1,0 +1,135 @@
+"""Explanations of judged story pairs, written by a language model that is told the human scores.
+
+A line of the file is one explanation with what it was made from. Writing it goes on where it was
+stopped; a line that a kill has cut is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from empo.corpora.labelled import Example
+from empo.records import UserError, read_jsonl, write_jsonl
+from empo.runs import now
+
+Chat = Callable[[Sequence[Sequence[dict[str, str]]]], Sequence[str]]
+"""A chat model: lists of messages with role and content in, its replies out."""
+
+POINTS = ("themes", "emotional content", "characters", "narrative structure", "overall")
+"""What an explanation goes through."""
+
+_ASKED = """Story A: {first}
+
+Story B: {second}
+
+People judged how similar these two stories are in {label}, from {low:g} (not at all) to {high:g} (very much): {gold:g}.
+Explain in one short paragraph why this score fits. Go through {points}. Do not name the score."""
+
+PROMPT_DIGEST = hashlib.sha256(f"{_ASKED}{POINTS}".encode()).hexdigest()[:12]
+
+
+def explanation_messages(
+    example: Example, label: str, low: float, high: float
+) -> list[dict[str, str]]:
+    """The messages that ask for an explanation of an example's gold score."""
+    text = _ASKED.format(
+        first=example.input.prompt,
+        second=example.input.response,
+        label=label,
+        low=low,
+        high=high,
+        gold=example.labels[label],
+        points=", ".join(POINTS),
+    )
+    return [{"role": "user", "content": text}]
+
+
+def write_explanations(
+    examples: Sequence[Example],
+    labels: Mapping[str, tuple[float, float]],
+    chat: Chat,
+    model: Mapping[str, Any],
+    path: str | Path,
+    batch_size: int = 8,
+) -> dict[str, int]:
+    """Ask for an explanation of every label of every example that `path` does not have yet.
+
+    `labels` maps a label to its range, `model` says which model answers and how it decodes. Every
+    line has id, label, gold, explanation, model, the digest of the wording, and the time. A blank
+    reply is not written, so that the same call asks again. Returns counts: asked, written, blank,
+    and those that were `there` before.
+
+    Raises UserError where the file's lines are of another model, wording or gold score.
+    """
+    path = Path(path)
+    provenance = {"model": dict(model), "prompt": PROMPT_DIGEST}
+    done = _done(path, provenance)
+    wanted = [(e, label) for e in examples for label in labels if label in e.labels]
+    for example, label in wanted:
+        line = done.get((example.id, label))
+        if line is not None and line["gold"] != example.labels[label]:
+            raise UserError(
+                f"{path}: the explanation of {label} for {example.id!r} is of the score "
+                f"{line['gold']:g}, but the data say {example.labels[label]:g}. Choose another file."
+            )
+    todo = [(e, label) for e, label in wanted if (e.id, label) not in done]
+    counts = {"there": len(wanted) - len(todo), "asked": 0, "written": 0, "blank": 0}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for start in range(0, len(todo), batch_size):
+            some = todo[start : start + batch_size]
+            replies = chat([explanation_messages(e, label, *labels[label]) for e, label in some])
+            for (example, label), reply in zip(some, replies, strict=True):
+                counts["asked"] += 1
+                if not reply.strip():
+                    counts["blank"] += 1
+                    continue
+                line = {"id": example.id, "label": label, "gold": example.labels[label]}
+                line |= {"explanation": " ".join(reply.split()), **provenance, "created": now()}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                counts["written"] += 1
+            file.flush()
+            os.fsync(file.fileno())
+    return counts
+
+
+def read_explanations(path: str | Path) -> dict[tuple[str, str], str]:
+    """Explanations by example and label. Raises UserError where a line is none."""
+    return {key: line["explanation"] for key, line in _lines(path)}
+
+
+def _done(path: Path, provenance: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The whole lines of a file; a last line that a kill has cut is removed from it."""
+    if not path.is_file() or not path.stat().st_size:
+        return {}
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        lines = [json.loads(line) for line in whole.splitlines()]
+        write_jsonl(path, lines)
+    if not whole:
+        return {}
+    done = dict(_lines(path))
+    for key, line in done.items():
+        for name, value in provenance.items():
+            if line[name] != value:
+                raise UserError(
+                    f"{path}: the explanation of {key[1]} for {key[0]!r} has {name} {line[name]!r}, "
+                    f"now it would be {value!r}. Choose another file."
+                )
+    return done
+
+
+def _lines(path: str | Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    for number, line in read_jsonl(path):
+        missing = [
+            k for k in ("id", "label", "gold", "explanation", "model", "prompt") if k not in line
+        ]
+        if missing:
+            raise UserError(f"{path}, line {number}, field {missing[0]!r}: missing.")
+        yield (line["id"], line["label"]), line

@@ -1,0 +1,282 @@
+"""Training of a scoring language model: a seed and a split in, the best epoch out.
+
+trl's SFTTrainer on rows that are tokenised here, with the loss on the answer alone: the level, the
+turn of a role-play, the comparison and both levels, or an explanation and the level.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers.trainer_utils import set_seed
+from trl import SFTConfig, SFTTrainer
+
+from empo import models
+from empo.corpora.labelled import Example
+from empo.prompts import ChatFormat
+from empo.raters.calibrated import CalibratedRater
+from empo.raters.contrastive_pairs import contrastive_pairs
+from empo.raters.encoders import SCRATCH, resolve_encoder
+from empo.raters.explanations import read_explanations
+from empo.raters.fit import fit
+from empo.raters.level_table import LevelTable
+from empo.raters.scoring_lm import ScoringLM, scoring_config
+from empo.raters.scoring_prompts import Prompt, PromptWriter
+from empo.raters.scoring_templates import comparison, explained, load_templates
+from empo.raters.settings import RaterSettings
+from empo.rating import Dimension
+from empo.records import UserError
+
+IGNORED = -100
+
+
+@dataclass
+class Rows:
+    """Training rows of `input_ids` and `labels`, and what was cut, left out and drawn for them."""
+
+    writer: PromptWriter
+    rows: list[dict[str, list[int]]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, family: str, prompt: Prompt | None, answer: str) -> None:
+        """A prompt and its answer with an end-of-text token; only the answer carries a loss."""
+        tokenizer = self.writer.chat.tokenizer
+        if prompt is not None:
+            ids = list(tokenizer(prompt.text).input_ids)
+            target = [
+                *tokenizer(answer, add_special_tokens=False).input_ids,
+                tokenizer.eos_token_id,
+            ]
+            if len(ids) + len(target) <= self.writer.max_length:
+                labels = [IGNORED] * len(ids) + target
+                self.rows.append({"input_ids": ids + target, "labels": labels})
+                self.counts[f"{family} rows"] += 1
+                self.counts["rows with cut context"] += prompt.context_cut
+                self.counts["rows with a cut item"] += prompt.item_cut
+                return
+        self.counts[f"{family} rows without room"] += 1
+
+
+def train_scoring_lm(
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    dimensions: Sequence[Dimension],
+    settings: RaterSettings,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    seed: int,
+    name: str,
+) -> tuple[ScoringLM | CalibratedRater, float, dict[str, Any]]:
+    """A rater trained on `train`, its epoch chosen by the loss of the answers on `validation`.
+
+    `arguments` are fields of TrainingArguments; checkpoints lie in `folder`. Returns the rater, the
+    validation score (minus the loss) and facts: the level tables' sizes, counts of rows, pairs.
+
+    Raises UserError for labels, templates or a model that cannot be used.
+    """
+    set_seed(seed)
+    stories = settings.item == "stories"
+    tables = [
+        LevelTable.of(d.name, (e.labels[d.name] for e in train if d.name in e.labels), stories)
+        for d in dimensions
+    ]
+    for table in tables:
+        print(
+            f"{table.name}: {len(table)} levels, answers {table.answers[0]} to {table.answers[-1]}"
+        )
+    templates = load_templates(settings.item, settings.templates)
+    model, tokenizer = _base(settings, train, templates.texts.values())
+    chat = ChatFormat(tokenizer, settings.chat_template, None, training=False)
+    tokenizer.chat_template = chat.plain_template
+    limit = getattr(model.config, "max_position_embeddings", settings.max_length)
+    if settings.max_length > limit:
+        raise UserError(
+            f"max_length: {settings.max_length} is more than the {limit} tokens that the model can read."
+        )
+    writer = PromptWriter(chat, templates, settings.max_length, settings.turns)
+    rows, drawn = _training_rows(train, tables, settings, writer, seed)
+    judged = Rows(writer)
+    _scored_rows(judged, validation, tables, settings)
+    if not rows.rows or not judged.rows:
+        raise UserError("no row of the training or the validation part fits; raise max_length.")
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(arguments, folder, seed),
+        train_dataset=Dataset.from_list(rows.rows),
+        eval_dataset=Dataset.from_list(judged.rows),
+        processing_class=tokenizer,
+        peft_config=_adapter(settings),
+    )
+    fit(trainer, settings.patience)
+    best = trainer.state.best_metric
+    trained = trainer.model.merge_and_unload() if settings.lora_r else trainer.model
+    kept = {
+        "item": settings.item,
+        "turns": settings.turns,
+        "max_length": settings.max_length,
+        "as_values": stories,
+        "explanation_tokens": settings.max_explanation if "explained" in settings.families else 0,
+        "dtype": settings.dtype,
+        "encoder": resolve_encoder(settings.encoder)[1],
+        "families": list(settings.families),
+        "seed": seed,
+        "note": settings.note,
+    }
+    own = [replace(d, levels=t.values) for d, t in zip(dimensions, tables, strict=True)]
+    device = "cpu" if trainer.args.use_cpu else None
+    rater: ScoringLM | CalibratedRater = ScoringLM(
+        trained, tokenizer, scoring_config(name, own, kept), templates, device=device
+    )
+    if settings.anchors:
+        rater = CalibratedRater.of(
+            rater,
+            train,
+            per_level=settings.anchors,
+            weights=settings.anchor_weights,
+            order=settings.anchor_order,
+            seed=seed,
+        )
+    facts = {
+        "validation_loss": best,
+        "epochs": trainer.state.epoch,
+        "levels": {table.name: len(table) for table in tables},
+        "rows": dict(rows.counts),
+        "validation_rows": dict(judged.counts),
+        "contrastive_pairs": drawn,
+    }
+    return rater, -best, facts
+
+
+def _training_rows(
+    train: Sequence[Example],
+    tables: Sequence[LevelTable],
+    settings: RaterSettings,
+    writer: PromptWriter,
+    seed: int,
+) -> tuple[Rows, dict[str, Any]]:
+    """The rows of all families, and the facts of the contrastive pairs by label."""
+    found, drawn = Rows(writer), {}
+    _scored_rows(found, train, tables, settings)
+    if "role_play" in settings.families:
+        everything = {
+            label for example in train for label in example.labels
+        }  # with labels that are no dimension of the rater
+        known = {table.name: table for table in tables}
+        for label in sorted(everything - known.keys()):
+            values = {e.labels[label] for e in train if label in e.labels}
+            if len(values) > 1:
+                known[label] = LevelTable.of(label, values)
+        for example in train:
+            answers = {
+                label: known[label].answers[known[label].code(value)]
+                for label, value in example.labels.items()
+                if label in known
+            }
+            prompt, text = writer.played(example.input, answers)
+            found.add("role_play", prompt, text)
+    if "contrastive" in settings.families:
+        for table in tables:
+            pairs = contrastive_pairs(
+                train,
+                table,
+                quota=settings.pair_quota,
+                keep=settings.pair_keep,
+                seed=seed,
+                within_groups=settings.item == "dialogue",
+            )
+            print(pairs.summary(), flush=True)
+            drawn[table.name] = pairs.facts()
+            for a, b in pairs.pairs:
+                codes = [table.code(train[i].labels[table.name]) for i in (a, b)]
+                prompt = writer.contrasted(train[a].input, train[b].input, table)
+                found.add("contrastive", prompt, comparison(*codes, table))
+    return found, drawn
+
+
+def _scored_rows(
+    found: Rows, examples: Sequence[Example], tables: Sequence[LevelTable], settings: RaterSettings
+) -> None:
+    """Add a row per example and label; a label that the table lacks counts as the nearest level."""
+    explanations = (
+        read_explanations(settings.explanations) if settings.explanations is not None else {}
+    )
+    tokenizer = found.writer.chat.tokenizer
+    for example, table in ((e, t) for e in examples for t in tables):
+        if table.name not in example.labels:
+            found.counts[f"no label: {table.name}"] += 1
+            continue
+        code = table.nearest(example.labels[table.name])
+        if not explanations:
+            found.add("standard", found.writer.scored(example.input, table), table.answers[code])
+            continue
+        if (example.id, table.name) not in explanations:
+            raise UserError(
+                f"{settings.explanations}: there is no explanation of {table.name} for "
+                f"{example.id!r}. Run recipes/explanations.py to its end on the same data."
+            )
+        ids = tokenizer(explanations[example.id, table.name], add_special_tokens=False).input_ids
+        found.counts["explanations cut"] += len(ids) > settings.max_explanation
+        text = tokenizer.decode(ids[: settings.max_explanation])
+        answer = explained(text, code, table)
+        room = len(tokenizer(answer, add_special_tokens=False).input_ids) + 1
+        prompt = found.writer.scored(example.input, table, "explained", room)
+        found.add("explained", prompt, answer)
+
+
+def _base(
+    settings: RaterSettings, train: Sequence[Example], templates: Iterator[str]
+) -> tuple[Any, Any]:
+    """Model and tokenizer: of a folder or hub id, or small and untrained, of the training texts."""
+    if settings.encoder == SCRATCH:
+        texts = [
+            text for e in train for text in (*(t.text for t in e.input.turns), e.input.response)
+        ]
+        answers = [f"{number:02d}" for number in range(100)]
+        tokenizer = models.train_tokenizer([*texts, *answers, *templates], settings.vocab_size)
+        tokenizer.name_or_path = SCRATCH
+        tokenizer.chat_template = ChatFormat(tokenizer, "zephyr", None).plain_template
+        tokenizer.model_max_length = settings.max_length
+        shape = (settings.hidden_size, settings.layers, settings.heads, settings.max_length)
+        return models.small_base(tokenizer, *shape), tokenizer
+    source = models.resolve(resolve_encoder(settings.encoder)[0])
+    return models.load_model(source, settings.dtype), models.load_tokenizer(source)
+
+
+def _adapter(settings: RaterSettings) -> Any:
+    if not settings.lora_r:
+        return None
+    return models.lora_config(
+        settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_targets
+    )
+
+
+def _arguments(given: Mapping[str, Any], folder: Path, seed: int) -> SFTConfig:
+    """trl's arguments: those given, and what makes the rows ours and the best epoch kept."""
+    try:
+        return SFTConfig(
+            **{
+                "bf16": False,  # trl's own default is true
+                "gradient_checkpointing": False,
+                **given,
+                "output_dir": str(folder),
+                "seed": seed,
+                "data_seed": seed,
+                "eval_strategy": "epoch",
+                "save_strategy": "epoch",
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "eval_loss",
+                "greater_is_better": False,
+                "restore_callback_states_from_checkpoint": True,
+                "report_to": "none",
+                "remove_unused_columns": False,
+                "max_length": None,
+                "dataset_kwargs": {"skip_prepare_dataset": True},
+            }
+        )
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"training arguments: {' '.join(str(error).split())}") from None

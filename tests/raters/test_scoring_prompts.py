@@ -1,0 +1,130 @@
+"""Prompts: what stands in them, and what is cut where they are too long."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_language_models import write_tokenizer
+
+from empo.dialogues import Turn
+from empo.prompts import ChatFormat
+from empo.raters.level_table import LevelTable
+from empo.raters.scoring_prompts import PromptWriter
+from empo.raters.scoring_templates import Templates, load_templates
+from empo.rating import RatingInput
+
+TABLE = LevelTable.of("felt_mood", range(6))
+CHAT = ChatFormat(write_tokenizer(), None, None, training=False)
+SHORT = Templates(
+    "turn",
+    {
+        "standard": "{context}[{text}] {label} {lowest}-{highest}",
+        "role_play": "{context}{scores}",
+        "contrastive": "[{first}] [{second}] {label}",
+    },
+)
+TURNS = (Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
+PAIR = RatingInput(TURNS, "four", (), "a story")
+
+
+def writer(templates: Templates = SHORT, max_length: int = 300, turns: int = 2) -> PromptWriter:
+    return PromptWriter(CHAT, templates, max_length, turns)
+
+
+def content(text: str) -> str:
+    return text.removeprefix("<|user|>\n").removesuffix("</s>\n<|assistant|>\n")
+
+
+def test_a_prompt_has_background_history_item_and_question() -> None:
+    prompt = writer().scored(PAIR, TABLE)
+    assert content(prompt.text) == (
+        "A news story:\na story\n\nB: two\nA: three\n\n[four] felt mood 0-5"
+    )
+    assert not prompt.context_cut and not prompt.item_cut
+    assert content(writer(turns=0).scored(RatingInput(TURNS, "four"), TABLE).text) == (
+        "[four] felt mood 0-5"
+    )
+
+
+def test_a_contrastive_prompt_has_no_background() -> None:
+    other = RatingInput("", "five", (), "another story")
+    prompt = writer(turns=1).contrasted(PAIR, other, TABLE)
+    assert content(prompt.text) == "[A: three\n\nfour] [five] felt mood"
+
+
+def test_a_role_play_gives_the_scores_and_asks_for_the_turn() -> None:
+    prompt, answer = writer(turns=1).played(PAIR, {"felt_mood": "3", "polarity": "10"})
+    assert content(prompt.text) == "A news story:\na story\n\nA: three\n\nfelt mood 3, polarity 10"
+    assert answer == "four"
+
+
+def test_a_dialogue_is_read_whole_and_its_last_judged_turn_is_played() -> None:
+    pair = RatingInput((*TURNS, Turn("assistant", "four"), Turn("user", "five")), "two\nfour")
+    templates = Templates("dialogue", {**SHORT.texts, "standard": "{context}{label}"})
+    prompt = writer(templates, turns=0).scored(pair, TABLE)
+    assert content(prompt.text) == "A: one\nB: two\nA: three\nB: four\nA: five\n\nfelt mood"
+    prompt, answer = writer(templates).played(pair, {"felt_mood": "3"})
+    assert content(prompt.text) == "A: one\nB: two\nA: three\n\nfelt mood 3"
+    assert answer == "four"
+
+
+def test_what_is_too_long_is_cut_from_the_left_background_first() -> None:
+    long = RatingInput(
+        (Turn("user", "job " * 30 + "end"),), "the item", (), "story " * 40 + "close"
+    )
+    whole = writer(max_length=600).scored(long, TABLE)
+    assert not whole.context_cut
+    tokens = len(CHAT.tokenizer(whole.text).input_ids)
+    room = tokens - 20 + 32
+    cut = writer(max_length=room).scored(long, TABLE)
+    assert len(CHAT.tokenizer(cut.text).input_ids) <= room - 32
+    assert cut.context_cut and not cut.item_cut
+    assert "close\n\nA: job " in cut.text and cut.text.count("story") < 40
+    tight = writer(max_length=32 + 75).scored(long, TABLE)
+    assert tight.context_cut and not tight.item_cut and "close" not in tight.text
+    assert "end\n\n[the item] felt mood 0-5" in tight.text
+
+
+def test_an_essay_longer_than_the_model_loses_its_beginning_and_is_flagged() -> None:
+    essay = RatingInput("", " ".join(f"awful{i}" for i in range(100)))
+    cut = writer(max_length=120).scored(essay, TABLE)
+    assert cut.item_cut and not cut.context_cut
+    assert "awful99] felt mood 0-5" in cut.text and "awful0 " not in cut.text
+    assert writer(max_length=40).scored(essay, TABLE) is None
+
+
+def test_two_items_lose_alike() -> None:
+    first, second = (RatingInput("", f"{word} " * 60 + "end") for word in ("job", "day"))
+    prompt = writer(max_length=140).contrasted(first, second, TABLE)
+    assert prompt.item_cut
+    assert abs(prompt.text.count("job") - prompt.text.count("day")) <= 2
+    assert prompt.text.count("end") == 2
+
+
+def test_a_control_token_in_a_text_is_no_control_token() -> None:
+    prompt = writer().scored(RatingInput("", "a</s><|assistant|>5"), TABLE)
+    assert prompt.text.count("</s>") == 1 and prompt.text.count("<|assistant|>") == 1
+
+
+def test_stories_are_both_in_the_prompt() -> None:
+    table = LevelTable.of("event", [1, 2.5, 4], as_values=True)
+    prompt = writer(load_templates("stories")).scored(RatingInput("I ran.", "I hid."), table)
+    assert "Story A: I ran.\n\nStory B: I hid." in prompt.text
+    assert "in event? Answer with a number from 1.0 to 4.0." in prompt.text
+
+
+@pytest.mark.parametrize("item", ["turn", "dialogue", "essay", "response"])
+def test_every_shipped_template_can_be_filled(item: str) -> None:
+    own = writer(load_templates(item), max_length=400)
+    filled = [
+        own.scored(PAIR, TABLE),
+        own.contrasted(PAIR, PAIR, TABLE),
+        own.played(PAIR, {"x": "1"})[0],
+    ]
+    for prompt in filled:
+        assert "A: " in prompt.text and "{" not in prompt.text
+    assert ["a story" in prompt.text for prompt in filled] == [True, False, True]

@@ -262,6 +262,13 @@ def agreement(argv: Sequence[str]) -> int:
     return agreement_command(argv)
 
 
+def intents(argv: Sequence[str]) -> int:
+    """Perceived empathy by expressed intent: means, standard errors, corrected tests."""
+    from empo.intents import intents_command
+
+    return intents_command(argv)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "pairs": pairs_command,
@@ -272,6 +279,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "merge": merge_command,
     "nidf-table": nidf_command,
     "agreement": agreement,
+    "intents": intents,
 }
 
 

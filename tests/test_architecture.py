@@ -43,6 +43,7 @@ FLOORS = {
         "preview",
         "rate",
         "agree",
+        "intents",
         "measure",
         "suites",
         "selection",

@@ -8,17 +8,20 @@ scores of story pairs).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
 
+from empo.corpora.labelled import Example
 from empo.raters.answers import answer_log_probs
 from empo.records import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from empo.raters.scoring_lm import ScoringLM
 
 SIGNIFICANT = 0.05
 APART = 0.05
@@ -35,7 +38,7 @@ class Collapse:
     """
 
     answers: tuple[str, ...]
-    classes: tuple[float, ...]
+    classes: tuple[float | str, ...]
     counts: np.ndarray
     rows: np.ndarray
     distance: float
@@ -68,7 +71,7 @@ class Collapse:
         """The table and the verdict, for a person."""
         head = "gold        n   P(Y)  " + "  ".join(f"P({answer})" for answer in self.answers)
         lines = [
-            f"{c:<8g} {n:>4} {share:>6.3f}  "
+            f"{c:<8} {n:>4} {share:>6.3f}  "
             + "  ".join(f"{p:>{len(a) + 3}.3f}" for p, a in zip(row, self.answers, strict=True))
             for c, n, share, row in zip(
                 self.classes, self.counts, self.prior, self.rows, strict=True
@@ -109,6 +112,34 @@ def collapse(
         model, tokenizer, prompts, tokenizer.batch_decode([[t] for t in firsts]), batch_size
     )
     return collapse_of(softmax(table, axis=1), gold, answers, seed=seed, permutations=permutations)
+
+
+def collapse_of_rater(
+    rater: ScoringLM, examples: Sequence[Example], *, seed: int = 0
+) -> dict[str, Collapse]:
+    """The diagnostic for every dimension of a rater that answers with the score alone.
+
+    Answers that begin with one token are one class (2.0 and 2.5). A dimension whose answers all
+    begin alike, or whose gold has one class, is left out.
+    """
+    found = {}
+    for table in rater.tables:
+        firsts = rater.tokenizer(list(table.answers), add_special_tokens=False).input_ids
+        tokens = [ids[0] for ids in firsts]
+        names = [rater.tokenizer.decode([token]) for token in dict.fromkeys(tokens)]
+        prompts, gold = [], []
+        for example in examples:
+            prompt = rater.prompts.scored(example.input, table)
+            if prompt is not None and table.name in example.labels:
+                code = table.nearest(example.labels[table.name])
+                prompts.append(prompt.text)
+                gold.append(list(dict.fromkeys(tokens)).index(tokens[code]))
+        if len(set(gold)) < 2:
+            continue
+        values = [names[code] for code in sorted(set(gold))]
+        measured = collapse(rater.model, rater.tokenizer, prompts, gold, names, seed=seed)
+        found[table.name] = replace(measured, classes=tuple(values))
+    return found
 
 
 def collapse_of(

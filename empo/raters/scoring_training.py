@@ -20,6 +20,7 @@ from empo import models
 from empo.corpora.labelled import Example
 from empo.prompts import ChatFormat
 from empo.raters.calibrated import CalibratedRater
+from empo.raters.collapse import collapse_of_rater
 from empo.raters.contrastive_pairs import contrastive_pairs
 from empo.raters.encoders import SCRATCH, resolve_encoder
 from empo.raters.explanations import read_explanations
@@ -33,6 +34,8 @@ from empo.rating import Dimension
 from empo.records import UserError
 
 IGNORED = -100
+DIAGNOSED = 500
+"""Validation examples for the collapse diagnostic."""
 
 
 @dataclass
@@ -132,6 +135,14 @@ def train_scoring_lm(
     rater: ScoringLM | CalibratedRater = ScoringLM(
         trained, tokenizer, scoring_config(name, own, kept), templates, device=device
     )
+    collapsed = {}
+    if "standard" in settings.families:
+        measured = collapse_of_rater(rater, validation[:DIAGNOSED], seed=seed)
+        collapsed = {name: found.facts() for name, found in measured.items()}
+        for name, found in measured.items():
+            print(
+                f"{name}, first token of the answer by gold class:\n{found.summary()}", flush=True
+            )
     if settings.anchors:
         rater = CalibratedRater.of(
             rater,
@@ -148,6 +159,7 @@ def train_scoring_lm(
         "rows": dict(rows.counts),
         "validation_rows": dict(judged.counts),
         "contrastive_pairs": drawn,
+        "collapse": collapsed,
     }
     return rater, -best, facts
 

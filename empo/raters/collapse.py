@@ -71,7 +71,7 @@ class Collapse:
         """The table and the verdict, for a person."""
         head = "gold        n   P(Y)  " + "  ".join(f"P({answer})" for answer in self.answers)
         lines = [
-            f"{c:<8} {n:>4} {share:>6.3f}  "
+            f"{c if isinstance(c, str) else format(c, 'g'):<8} {n:>4} {share:>6.3f}  "
             + "  ".join(f"{p:>{len(a) + 3}.3f}" for p, a in zip(row, self.answers, strict=True))
             for c, n, share, row in zip(
                 self.classes, self.counts, self.prior, self.rows, strict=True

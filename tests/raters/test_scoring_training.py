@@ -30,7 +30,7 @@ WORDS = ("awful", "okay", "fine", "great")
 LEVELS = (0.0, 0.5, 1.5, 4.0)
 MOOD = Dimension("mood", 0.0, 5.0, "interval")
 SIMILAR = Dimension("event", 1.0, 4.0, "interval")
-FAST: dict[str, Any] = {"use_cpu": True, "learning_rate": 1e-2, "num_train_epochs": 12}
+FAST: dict[str, Any] = {"use_cpu": True, "learning_rate": 1e-2, "num_train_epochs": 9}
 FAST |= {"per_device_train_batch_size": 16, "lr_scheduler_type": "constant", "disable_tqdm": True}
 FAST |= {"logging_strategy": "no", "save_total_limit": 1}
 TEMPLATES = """
@@ -285,7 +285,7 @@ def test_an_explanation_comes_first_and_its_last_line_is_the_score(
         explanations=str(path),
         max_explanation=16,
     )
-    more = {"num_train_epochs": 14, "per_device_train_batch_size": 8}
+    more = {"num_train_epochs": 12, "per_device_train_batch_size": 8}
     rater, _, facts = trained(pairs, own, tmp_path / "run", SIMILAR, **more)
     assert facts["rows"] == {"explained rows": 150, "explanations cut": 0} | {
         name: facts["rows"][name] for name in ("rows with cut context", "rows with a cut item")

@@ -73,8 +73,8 @@ def corpora(settings: RaterSettings) -> tuple[LabelledCorpus, LabelledCorpus | N
     window = {"before": settings.turns, "after": settings.following}
     taken = options_of(settings.data, settings.schema)
     options |= {name: turns for name, turns in window.items() if name in taken}
-    articles = {"articles": settings.articles, "incomplete": settings.incomplete}
-    options |= {name: value for name, value in articles.items() if name in taken}
+    options |= {"articles": settings.articles} if settings.articles else {}
+    options |= {"incomplete": settings.incomplete} if settings.incomplete != "drop" else {}
     corpus = load_labelled(settings.data, settings.schema, **options)
     if settings.test is None:
         return corpus, None

@@ -125,7 +125,9 @@ class PromptWriter:
                 step = max(1, (length - room) // len(names))
                 parts[name] = end_of(self.chat.tokenizer, parts[name], size - step)
                 text, length = filled()
-        if length > room or (texts and not any(texts.values()) and cut["item"]):
+        lost = cut["item"] and not any(texts.values())
+        lost |= self.templates.item == "dialogue" and cut["context"] and not context.get("turns")
+        if length > room or lost:
             return None
         return Prompt(text, cut["context"], cut["item"])
 

@@ -97,6 +97,14 @@ def test_an_essay_longer_than_the_model_loses_its_beginning_and_is_flagged() -> 
     assert writer(max_length=40).scored(essay, TABLE) is None
 
 
+def test_a_dialogue_of_which_nothing_is_left_is_no_prompt() -> None:
+    templates = Templates("dialogue", {**SHORT.texts, "standard": "{context}{label}"})
+    pair = RatingInput((*TURNS, Turn("assistant", ("great " * 40).strip())), "two")
+    cut = writer(templates, max_length=70).scored(pair, TABLE)
+    assert cut.context_cut and "great\n\nfelt mood" in cut.text and "A: one" not in cut.text
+    assert writer(templates, max_length=44).scored(pair, TABLE) is None
+
+
 def test_two_items_lose_alike() -> None:
     first, second = (RatingInput("", f"{word} " * 60 + "end") for word in ("job", "day"))
     prompt = writer(max_length=140).contrasted(first, second, TABLE)

@@ -12,7 +12,8 @@ from tiny_runs import ROOT, recipe
 
 from empo.rate import rate_command
 from empo.raters.folder import RaterConfig
-from empo.records import read_json, read_jsonl
+from empo.raters.settings import RaterSettings
+from empo.records import UserError, read_json, read_jsonl
 
 WORDS = ("awful", "okay", "fine", "great")
 COLUMNS = ["conversation_id", "article_id", "turn_id", "speaker", "text", "Emotion", "Empathy"]
@@ -61,6 +62,19 @@ def test_the_recipe_writes_the_folder_of_a_rater_with_its_evidence(rater: Path) 
     assert not list(rater.rglob("checkpoint-*"))
     card = (rater / "README.md").read_text()
     assert "families" in card and "emotion" in card
+
+
+def test_articles_go_to_the_reader_of_turns_only(turns: Path, tmp_path: Path) -> None:
+    read = recipe("rater").__globals__["corpora"]
+    (tmp_path / "articles.csv").write_text("article_id,text\n7,It rained.\n")
+    settings = RaterSettings(data=str(turns), articles=str(tmp_path / "articles.csv"), turns=2)
+    corpus, _ = read(settings)
+    assert {example.input.background for example in corpus.examples} == {"It rained."}
+    assert max(len(example.input.turns) for example in corpus.examples) == 2
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"id": "a", "context": "", "response": "x", "labels": {"warm": 1}}\n')
+    with pytest.raises(UserError, match="the schema 'examples' has no option 'articles'"):
+        read(RaterSettings(data=str(own), articles="articles.csv"))
 
 
 def test_the_other_commands_use_it_and_repeat_the_warning(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from empo.corpora import Rejection
+from empo.corpora.articles import read_articles
 from empo.corpora.csv_rows import Row, header_of, read_csv
 from empo.corpora.labelled import Example, LabelledCorpus, group_of
 from empo.corpora.stories import story_groups
@@ -43,9 +44,6 @@ ESSAYS: dict[str, Scale] = {
     "distress": ("person_distress", 1.0, 7.0),
 }
 """Track 3."""
-
-ARTICLE_FIELDS = {"title": "Title", "source": "Source", "object": "Who suffers"}
-"""Optional columns of a file of articles, and how an article's text names them."""
 
 _ESCAPE = "\\"
 _MISSING = ("", "null", "unknown", "nan")
@@ -162,26 +160,6 @@ def read_wassa_essays(
         name = f"{row.text('conversation_id')}:{row.required('person_id')}"
         record.add(name, group_of(sorted(texts[group])), pair, row)
     return record.corpus(len(rows), [path])
-
-
-def read_articles(path: str | Path) -> dict[str, str]:
-    """Articles by id, each as one text, of a csv with article_id and text.
-
-    The columns of ARTICLE_FIELDS are optional, for the file and for a row: a line of their own
-    above the text. Raises UserError for a missing column, an empty text, an id that is there twice.
-    """
-    found: dict[str, str] = {}
-    for row in read_csv(path, ("article_id", "text")):
-        name = row.required("article_id")
-        if name in found:
-            raise row.refused("article_id", "stands there twice.")
-        lines = [
-            f"{shown}: {row.text(column)}"
-            for column, shown in ARTICLE_FIELDS.items()
-            if column in row.fields and row.text(column)
-        ]
-        found[name] = "\n".join([*lines, row.required("text")])
-    return found
 
 
 READERS: Mapping[str, tuple[Callable[..., LabelledCorpus], str]] = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from empo.corpora.articles import read_articles
 from empo.corpora.examples import load_labelled
 from empo.corpora.wassa import (
-    read_articles,
     read_wassa_dialogues,
     read_wassa_essays,
     read_wassa_turns,
@@ -134,6 +134,12 @@ def test_articles_become_the_background(write_csv: WriteCsv, track_2: Path) -> N
         f"{track_2}, line 3, field 'article_id': '7' is not in {other}, which has 1 articles. Give "
         "the file of this corpus, or none."
     )
+
+
+def test_an_article_that_stands_there_twice_is_refused(write_csv: WriteCsv) -> None:
+    path = write_csv("articles.csv", [["article_id", "text"], [7, "a"], [7, "b"]])
+    with pytest.raises(UserError, match="line 3, field 'article_id': '7' stands there twice"):
+        read_articles(path)
 
 
 def test_a_turn_that_stands_there_twice_is_refused(write_csv: WriteCsv) -> None:

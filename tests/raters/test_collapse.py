@@ -39,6 +39,12 @@ def test_it_fires_where_the_rows_are_alike_and_not_where_they_differ() -> None:
     assert "The rows depend on the gold class" in learnt.summary()
 
 
+def test_a_difference_that_chance_makes_counts_as_none() -> None:
+    table = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5], [0.8, 0.2], [0.1, 0.9]])
+    found = collapse_of(table, [1.0, 1, 1, 2, 2, 2], ANSWERS)
+    assert found.distance == pytest.approx(0.1) and found.p > 0.5 and found.collapsed
+
+
 def test_a_difference_that_is_sure_but_of_no_use_counts_as_none() -> None:
     tiny = np.where(np.array(GOLD) == 1, 0.01, -0.01)
     found = collapse_of(np.column_stack([0.7 + tiny, 0.3 - tiny]), GOLD, ANSWERS)

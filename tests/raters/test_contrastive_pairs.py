@@ -90,6 +90,8 @@ def test_pairs_of_one_dialogue_come_in_addition() -> None:
     assert [a == b for a, b in groups] == [False] * 3 + [True] * 3
     assert {a for a, b in groups if a == b} == {"g0", "g1", "g2"}
     assert found.within == 3 and found.possible == 15 - 3
+    every = contrastive_pairs(some, TABLE, keep=(1, 1, 1), within_groups=True).pairs
+    assert len(every) == len({frozenset(pair) for pair in every}) == 15
 
 
 def test_examples_without_the_label_are_in_no_pair() -> None:

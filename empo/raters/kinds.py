@@ -66,7 +66,7 @@ def train_rater(
 
         return Trained(
             *train_scoring_lm(
-                train, validation, dimensions, settings, arguments, folder, seed, name
+                train, validation, dimensions, settings, arguments, folder, seed, name, run
             )
         )
     if settings.loss not in CLASS_LOSSES:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from empo import models
+from empo.checkpoints.trainer import SealedTrainer
 from empo.corpora.labelled import Example
 from empo.prompts import ChatFormat
 from empo.raters.calibrated import CalibratedRater
@@ -32,8 +33,15 @@ from empo.raters.scoring_templates import comparison, explained, load_templates
 from empo.raters.settings import RaterSettings
 from empo.rating import Dimension
 from empo.records import UserError
+from empo.runs import Run
 
 IGNORED = -100
+
+
+class _Trainer(SealedTrainer, SFTTrainer):
+    """trl's, with sealed checkpoints."""
+
+
 DIAGNOSED = 500
 """Validation examples for the collapse diagnostic."""
 
@@ -74,10 +82,12 @@ def train_scoring_lm(
     folder: Path,
     seed: int,
     name: str,
+    run: Run,
 ) -> tuple[ScoringLM | CalibratedRater, float, dict[str, Any]]:
     """A rater trained on `train`, its epoch chosen by the loss of the answers on `validation`.
 
-    `arguments` are fields of TrainingArguments; checkpoints lie in `folder`. Returns the rater, the
+    `arguments` are fields of TrainingArguments; checkpoints of `run` lie in `folder`, and a training
+    that was stopped goes on from the last one. Returns the rater, the
     validation score (minus the loss) and facts: the level tables' sizes, counts of rows, pairs.
 
     Raises UserError for labels, templates or a model that cannot be used.
@@ -107,7 +117,7 @@ def train_scoring_lm(
     _scored_rows(judged, validation, tables, settings)
     if not rows.rows or not judged.rows:
         raise UserError("no row of the training or the validation part fits; raise max_length.")
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=model,
         args=_arguments(arguments, folder, seed),
         train_dataset=Dataset.from_list(rows.rows),
@@ -115,7 +125,7 @@ def train_scoring_lm(
         processing_class=tokenizer,
         peft_config=_adapter(settings),
     )
-    fit(trainer, settings.patience)
+    fit(trainer, run, settings.patience)
     best = trainer.state.best_metric
     trained = trainer.model.merge_and_unload() if settings.lora_r else trainer.model
     kept = {

@@ -25,10 +25,12 @@ from empo.raters.scoring_training import Rows, train_scoring_lm
 from empo.raters.settings import RaterSettings
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError, read_json, write_json
+from empo.runs import Run
 
 WORDS = ("awful", "okay", "fine", "great")
 LEVELS = (0.0, 0.5, 1.5, 4.0)
 MOOD = Dimension("mood", 0.0, 5.0, "interval")
+RUN = Run(Path("run"), {"command": "rater", "settings": {"loss": "answer"}})
 SIMILAR = Dimension("event", 1.0, 4.0, "interval")
 FAST: dict[str, Any] = {"use_cpu": True, "learning_rate": 1e-2, "num_train_epochs": 9}
 FAST |= {"per_device_train_batch_size": 16, "lr_scheduler_type": "constant", "disable_tqdm": True}
@@ -87,7 +89,7 @@ def trained(
 ) -> tuple[Any, float, dict[str, Any]]:
     cut = len(examples) * 5 // 6
     return train_scoring_lm(
-        examples[:cut], examples[cut:], [dimension], own, FAST | args, folder, 1, "toy"
+        examples[:cut], examples[cut:], [dimension], own, FAST | args, folder, 1, "toy", RUN
     )
 
 
@@ -241,7 +243,7 @@ def test_what_cannot_be_trained_is_refused(templates: str, tmp_path: Path) -> No
     own = settings(templates, item="stories")
     with pytest.raises(UserError, match="item: stories does not fit the data"):
         arguments = {"seed": 1, "name": "toy", "symmetric": False}
-        train_rater(toy(9), toy(9), [MOOD], own, FAST, tmp_path, **arguments)
+        train_rater(toy(9), toy(9), [MOOD], own, FAST, tmp_path, RUN, **arguments)
 
 
 # --- story pairs: the score alone, or an explanation first ---

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from empo.records import UserError, read_json
+from empo.records import UserError, listed, read_json
 from empo.untrusted import require_safetensors, shapes
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def check_targets(model: PreTrainedModel, targets: Iterable[str], where: str) ->
         }
         raise UserError(
             f"{where}: the model ({model.config.model_type}) has no linear layer "
-            f"{', '.join(missing)}. It has: {', '.join(sorted(linear))}."
+            f"{listed(missing)}. It has: {listed(sorted(linear))}."
         )
 
 

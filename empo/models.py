@@ -432,6 +432,27 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def small_seq2seq(
+    tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, heads: int
+) -> PreTrainedModel:
+    """A randomly initialised encoder-decoder of the T5 architecture, small enough for a CPU."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=hidden,
+        d_kv=hidden // heads,
+        d_ff=2 * hidden,
+        num_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    return T5ForConditionalGeneration(config)
+
+
 def small_base(
     tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, heads: int, max_positions: int
 ) -> PreTrainedModel:

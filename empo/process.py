@@ -82,6 +82,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         signal.signal(number, _stop)
     try:
         code = main() or 0
+        _leave_group()
     except UserError as error:
         code = _end(f"error: {error}", 2)
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
@@ -92,6 +93,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt as stop:
         stop = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
         code = _end(str(stop), 128 + stop.number)
+        _leave_group()
     except Exception as error:
         if (full := _full_disk(error)) is not None:
             code = _end(full, 2)
@@ -128,6 +130,13 @@ def _end_at_once(number: int) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _leave_group() -> None:
+    """Take the group of processes down; its threads may abort an interpreter that ends with them."""
+    distributed = sys.modules.get("torch.distributed")
+    if _processes() > 1 and distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _processes() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from empo.corpora.mapping import LINE, POSITION, Mapping
 from empo.hub import not_in_cache, offline
-from empo.records import UserError, file_facts, listed, read_jsonl, read_text
+from empo.records import UserError, file_facts, listed, read_jsonl, read_text, shown
 
 _ENDINGS = ("csv", "tsv", "parquet", "jsonl")
 _SPLIT_NAMES = {
@@ -188,7 +188,14 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: not a parquet file ({error}).") from None
     if table.num_rows == 0:
         raise UserError(f"{path}: the table has no row.")
-    return ({**row, LINE: number} for number, row in enumerate(table.to_pylist(), start=1))
+    try:
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{path}: a value of the table cannot be read ({shown(error, 200)}). Texts have to be "
+            "UTF-8; write the table anew."
+        ) from None
+    return ({**row, LINE: number} for number, row in enumerate(rows, start=1))
 
 
 def _add_objects(

@@ -56,6 +56,35 @@ def answer_log_probs(
     ).reshape(len(encoded), len(answers))
 
 
+def option_log_likelihoods(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    options: Sequence[Sequence[int]],
+) -> torch.Tensor:
+    """Log-likelihood of every option as the whole output of an encoder-decoder, shape (n, K).
+
+    `input_ids` and `attention_mask` (n, L); `options` are K outputs as ids, the end of the text
+    included, so that an option which begins another is told from it. Sums over tokens, not
+    normalised by length, float32, with gradients. The encoder runs once per input.
+    """
+    padding = model.config.pad_token_id
+    longest = max(map(len, options))
+    ids = [[*option, *[padding] * (longest - len(option))] for option in options]
+    mask = [[1.0] * len(option) + [0.0] * (longest - len(option)) for option in options]
+    targets = torch.tensor(ids, device=input_ids.device).repeat(len(input_ids), 1)
+    weights = torch.tensor(mask, device=input_ids.device).repeat(len(input_ids), 1)
+    encoded = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+    k = len(options)
+    output = model(
+        encoder_outputs=(encoded.last_hidden_state.repeat_interleave(k, dim=0),),
+        attention_mask=attention_mask.repeat_interleave(k, dim=0),
+        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=targets),
+    )
+    likely = output.logits.float().log_softmax(dim=-1).gather(2, targets[:, :, None])[:, :, 0]
+    return (likely * weights).sum(dim=1).reshape(len(input_ids), k)
+
+
 def next_token_logits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[list[int]]
 ) -> torch.Tensor:

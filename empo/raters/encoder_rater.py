@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from empo.raters.classifier import PairClassifier
-from empo.raters.encoders import UNLOADABLE, positions, reason
+from empo.raters.encoders import load_saved_tokenizer, positions
 from empo.raters.folder import (
     RATER_CONFIG,
     RaterConfig,
@@ -77,24 +78,33 @@ class EncoderRater:
             if self.model.config.architecture == "bi_encoder":
                 logits[places] = self._side_by_side([rows[i] for i in places], batch_size, bar)
             else:
-                for chunk in _chunks(places, batch_size):
+                for chunk in chunks(places, batch_size):
                     batch = self.inputs.batch([rows[i] for i in chunk])
                     output = self.model(**{k: v.to(self.device) for k, v in batch.items()})
                     logits[chunk] = output.logits.float().cpu().numpy()
                     bar.update(len(chunk))
-        return self._ratings(logits, rows)
+        edges = np.cumsum([0, *self.model.config.classes])
+        parts = [logits[:, low:high] for low, high in itertools.pairwise(edges)]
+        return level_ratings(
+            self.dimensions,
+            parts,
+            self.signature,
+            warnings=self.warnings,
+            truncated=[row is not None and row.truncated for row in rows],
+            response_truncated=[row is not None and row.response_truncated for row in rows],
+        )
 
     def _side_by_side(self, rows: Sequence[Row], batch_size: int, bar: tqdm) -> np.ndarray:
         """Logits of a bi-encoder, every distinct text embedded once."""
         texts = {tuple(ids) for row in rows for ids in (row.ids, row.context_ids)}
         ordered = sorted(texts, key=lambda ids: (len(ids), ids))
         vectors: dict[tuple[int, ...], torch.Tensor] = {}
-        for chunk in _chunks(ordered, batch_size):
+        for chunk in chunks(ordered, batch_size):
             ids, mask = self.inputs.single(chunk)
             embedded = self.model.embed(ids.to(self.device), mask.to(self.device))
             vectors |= zip(chunk, embedded, strict=True)
         found = []
-        for chunk in _chunks(rows, 1024):
+        for chunk in chunks(rows, 1024):
             sides = [
                 torch.stack([vectors[tuple(ids)] for ids in texts])
                 for texts in zip(*((row.context_ids, row.ids) for row in chunk), strict=True)
@@ -102,25 +112,6 @@ class EncoderRater:
             found.append(self.model.classify(torch.cat(sides, dim=-1)).float().cpu().numpy())
             bar.update(len(chunk))
         return np.concatenate(found) if found else np.empty((0, sum(self.model.config.classes)))
-
-    def _ratings(self, logits: np.ndarray, rows: Sequence[Row | None]) -> Ratings:
-        edges = np.cumsum([0, *self.model.config.classes])
-        probabilities, scores = [], []
-        for dimension, low, high in zip(self.dimensions, edges[:-1], edges[1:], strict=True):
-            part = logits[:, low:high]
-            powers = np.exp(part - part.max(axis=1, keepdims=True))
-            probabilities.append(powers / powers.sum(axis=1, keepdims=True))
-            level = np.array(dimension.levels)[np.argmax(np.nan_to_num(part), axis=1)]
-            scores.append(np.where(np.isfinite(part).all(axis=1), level, np.nan))
-        return Ratings.of(
-            self.dimensions,
-            np.stack(scores, axis=1) if rows else np.empty((0, len(self.dimensions))),
-            self.signature,
-            probabilities=probabilities,
-            warnings=self.warnings,
-            truncated=[row is not None and row.truncated for row in rows],
-            response_truncated=[row is not None and row.response_truncated for row in rows],
-        )
 
     def save(self, folder: str | Path, evidence: dict[str, Any] | None = None) -> None:
         """Write weights, tokenizer and, last, rater_config.json.
@@ -143,10 +134,8 @@ class EncoderRater:
         Raises UserError, too, where the tokenizer is missing or would need code of its own, or the
         settings of the inputs are wrong.
         """
-        from transformers import AutoTokenizer
-
         config = RaterConfig.read(folder)
-        _check_inputs(folder, config)
+        check_inputs(folder, config)
         require_tokenizer(folder)
         weights = weights_digest(folder)
         model = PairClassifier.load(folder)
@@ -156,15 +145,7 @@ class EncoderRater:
                 f"{folder}: the heads have {model.config.classes} levels, but the dimensions in "
                 f"rater_config.json have {classes}. These files do not belong together."
             )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except UNLOADABLE as error:
-            raise UserError(
-                f"{folder}: the tokenizer cannot be loaded ({reason(error)}). Code that comes with "
-                "a model is never run."
-            ) from None
+        tokenizer = load_saved_tokenizer(folder)
         return cls(model, tokenizer, config, weights=weights, device=device)
 
 
@@ -176,7 +157,26 @@ def rater_config(
     return RaterConfig(KIND, name, tuple(dimensions), kept)
 
 
-def _check_inputs(folder: str | Path, config: RaterConfig) -> None:
+def level_ratings(
+    dimensions: Sequence[Dimension], logits: Sequence[np.ndarray], signature: str, **others: Any
+) -> Ratings:
+    """Ratings by argmax of the logits, (n, levels) per dimension, NaN where there are none.
+
+    `others` are `warnings` and flags of `Ratings.of`.
+    """
+    scores, probabilities = [], []
+    for dimension, part in zip(dimensions, logits, strict=True):
+        powers = np.exp(part - part.max(axis=1, keepdims=True))
+        probabilities.append(powers / powers.sum(axis=1, keepdims=True))
+        level = np.array(dimension.levels)[np.argmax(np.nan_to_num(part), axis=1)]
+        scores.append(np.where(np.isfinite(part).all(axis=1), level, np.nan))
+    n = len(logits[0])
+    found = np.stack(scores, axis=1) if n else np.empty((0, len(dimensions)))
+    return Ratings.of(dimensions, found, signature, probabilities=probabilities, **others)
+
+
+def check_inputs(folder: str | Path, config: RaterConfig) -> None:
+    """Raise UserError where the settings of the inputs in rater_config.json are wrong."""
     where = f"{Path(folder) / RATER_CONFIG}, settings, inputs"
     inputs = config.settings.get("inputs")
     if not isinstance(inputs, dict):
@@ -193,5 +193,6 @@ def _check_inputs(folder: str | Path, config: RaterConfig) -> None:
         ) from None
 
 
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Any]:
+def chunks(items: Sequence[Any], size: int) -> Iterator[Any]:
+    """The items in parts of `size`."""
     return (items[k : k + size] for k in range(0, len(items), size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from safetensors import SafetensorError
 from empo import hub
 from empo.models import check_code, weights_identity
 from empo.raters.folder import NO_CODE, check_files, weights_digest
+from empo.raters.scratch_settings import SCRATCH
+from empo.raters.settings import PACKAGED
 from empo.records import UserError
 from empo.redaction import redacted
 from empo.untrusted import shapes
@@ -19,7 +22,7 @@ from empo.untrusted import shapes
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
     from torch import nn
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 DEFAULT_TOKENS = 512
@@ -30,9 +33,6 @@ UNLOADABLE = (
     *(ValueError, TypeError, KeyError, AttributeError, StrictDataclassError),
 )
 """What the loaders of transformers and sentence-transformers raise for damaged or foreign files."""
-
-PACKAGED = "minilm"
-"""The preset whose weights come as a Python package, so that it works without the hub."""
 
 PRESETS = {
     PACKAGED: "sentence-transformers/all-MiniLM-L6-v2",
@@ -46,10 +46,8 @@ PRESETS = {
     "flan-t5-xl": "google/flan-t5-xl",
     "llama-3-8b-instruct": "meta-llama/Meta-Llama-3-8B-Instruct",
 }
-"""Short names and hub ids. Of Flan-T5 only the encoder is loaded; Llama is for the architecture
-scoring_lm."""
-SCRATCH = "scratch"
-"""In place of a model for scoring_lm: a small one, made from the training texts."""
+"""Short names and hub ids. Of Flan-T5 only the architecture seq2seq loads the decoder, too; Llama is
+for scoring_lm."""
 
 
 def resolve_encoder(name_or_path: str) -> tuple[str, str]:
@@ -129,15 +127,64 @@ def load_encoder(path: str) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except UNLOADABLE as error:
         raise cannot_load(path, error) from None
-    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
-        raise UserError(
-            f"{path}: the weights lack {len(missing)} tensors of the encoder that config.json "
-            f"describes, such as {missing[0]}; they would be random. Copy the folder again."
-        )
+    require_complete(path, (key for key in report["missing_keys"] if "pooler" not in key))
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     require_offsets(tokenizer, path)
     return encoder, tokenizer
+
+
+def load_seq2seq(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The whole encoder-decoder of a folder or hub id that `resolve_encoder` returned, float32.
+
+    Raises UserError as `load_encoder`, and where the model has no decoder.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    _check(path)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if not config.is_encoder_decoder:
+            raise UserError(
+                f"{path}: this model ({config.model_type}) has no decoder, so it cannot answer. "
+                "Choose one of flan-t5-small to flan-t5-xl, or another encoder-decoder."
+            )
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(
+            path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except UNLOADABLE as error:
+        raise cannot_load(path, error) from None
+    require_complete(path, report["missing_keys"])
+    require_offsets(tokenizer, path)
+    return model, tokenizer
+
+
+def load_saved_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a rater's folder. Raises UserError where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except UNLOADABLE as error:
+        raise UserError(
+            f"{folder}: the tokenizer cannot be loaded ({reason(error)}). Code that comes with a "
+            "model is never run."
+        ) from None
+
+
+def require_complete(path: str, missing: Iterable[str]) -> None:
+    """Raise UserError where weights that a model needs are `missing` from its files."""
+    if names := sorted(missing):
+        raise UserError(
+            f"{path}: the weights lack {len(names)} tensors of the encoder that config.json "
+            f"describes, such as {names[0]}; they would be random. Copy the folder again."
+        )
 
 
 def load_embedder(

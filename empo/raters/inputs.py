@@ -17,9 +17,11 @@ from empo.rating import RatingInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window"]
+Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window", "seq2seq"]
 
 _NAMES = {"user": "speaker", "assistant": "listener"}
+_MARK = "marked turn"
+"""What stands before the response where a model is told in words which turn is meant."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class InputSettings:
     """How an input becomes tokens; saved with the model.
 
     `max_length` are the tokens of a text, without special tokens: of the context for a pair, of the
-    whole window for `window`. What is over is cut from the left of the context (or its right, see
+    whole window for `window` and, beside the instruction, for `seq2seq`. What is over is cut from the left of the context (or its right, see
     `context_side`), in a window also from the right of the following turns, which share the room
     evenly; the response is cut, from the right, only where `response_max_length` says so, and an
     input whose response does not fit into the encoder gets no score. `turns` is the number of
@@ -117,7 +119,9 @@ class PairTokenizer:
         architecture: Architecture,
         settings: InputSettings,
         positions: int | None,
+        instruction: str = "",
     ) -> None:
+        """`instruction` is read before a window, and never cut."""
         self.architecture = architecture
         self.settings = settings
         self.positions = positions
@@ -127,15 +131,19 @@ class PairTokenizer:
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_truncation()  # a saved limit would cut the response
         self._backend.no_padding()
-        separator = tokenizer.sep_token or tokenizer.eos_token
+        in_words = architecture == "seq2seq"
+        separator = "|" if in_words else tokenizer.sep_token or tokenizer.eos_token
         self._separator = self._backend.encode(separator, add_special_tokens=False).ids
         self._backend.encode_special_tokens = True  # "[SEP]" in an utterance is plain text
         self._control = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
         names = self._encode([f"{_NAMES[role]}:" for role in ("assistant", "user")])
-        self._name = names[0].ids
+        marked = self._encode([f"{_MARK}, {_NAMES['assistant']}:"])
+        self._name = marked[0].ids if in_words else names[0].ids
+        self._instruction = self._encode([f"{instruction} |"])[0].ids if instruction else []
         texts = 2 if architecture == "cross_encoder" else 1
         self._frame = _Frame.of(self._backend, names[:texts])
-        self._readable = sys.maxsize if positions is None else positions - self._frame.special
+        fixed = self._frame.special + len(self._instruction)
+        self._readable = sys.maxsize if positions is None else positions - fixed
 
     def rows(self, inputs: Sequence[RatingInput]) -> list[Row | None]:
         """One row per input, in order; None where the response is blank or fits no encoder."""
@@ -151,6 +159,10 @@ class PairTokenizer:
                 inputs, contexts, responses, following, strict=True
             )
         ]
+
+    @property
+    def _is_window(self) -> bool:
+        return self.architecture in ("window", "seq2seq")
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         if self.settings.lowercase:
@@ -175,7 +187,7 @@ class PairTokenizer:
 
         Speakers are named where several turns can stand; a single one stands as it is.
         """
-        named = self.settings.turns > 1 or self.architecture == "window"
+        named = self.settings.turns > 1 or self._is_window
         texts = [_named(turn) if named else turn.text for turns in sequences for turn in turns]
         flat = iter(self._encode(texts))
         merged = []
@@ -186,7 +198,7 @@ class PairTokenizer:
 
     def _row(self, context: list[int], response: Encoding, following: list[int]) -> Row | None:
         target = response.ids[: self.settings.response_max_length]
-        window = self.architecture == "window"
+        window = self._is_window
         lead = [*self._separator, *self._name] if window else []
         room = self._readable - len(lead) - len(target)
         if room < 0:
@@ -201,8 +213,9 @@ class PairTokenizer:
             tail = [*self._separator, *after] if after else []
             kept = self._kept(context, room - len(tail))
             cut = len(kept) < len(context) or len(after) < len(following)
-            ids, types, start = self._frame.around([*kept, *lead, *target, *tail])
-            start += len(kept) + len(lead)
+            before = [*self._instruction, *kept, *lead]
+            ids, types, start = self._frame.around([*before, *target, *tail])
+            start += len(before)
         elif self.architecture == "cross_encoder":
             kept = self._kept(context, min(room, self.settings.max_length))
             cut = len(kept) < len(context)

@@ -14,6 +14,7 @@ from empo.raters.combined import JoinedRater
 from empo.raters.encoders import resolve_encoder
 from empo.raters.folder import JOINED, RaterConfig
 from empo.raters.scoring_settings import SCORING_LM
+from empo.raters.seq2seq_settings import SEQ2SEQ
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
 from empo.rating import Dimension, Rater, RatingInput, Ratings
 from empo.records import UserError
@@ -73,16 +74,19 @@ def train_rater(
         return _similarity(
             train, validation, dimensions, settings, arguments, folder, run, seed, name, symmetric
         )
-    from empo.raters.training import train_classifier
+    if settings.architecture == SEQ2SEQ:
+        from empo.raters.seq2seq_training import train_seq2seq as train_levels
+    else:
+        from empo.raters.training import train_classifier as train_levels
 
     if len(dimensions) == 1 or not settings.one_model_per_dimension:
-        rater, facts = train_classifier(
+        rater, facts = train_levels(
             train, validation, dimensions, settings, arguments, folder, seed, name, run
         )
         return Trained(rater, facts["validation_macro_f1"], facts)
     members, facts = [], {}
     for dimension in dimensions:
-        member, facts[dimension.name] = train_classifier(
+        member, facts[dimension.name] = train_levels(
             train,
             validation,
             [dimension],

@@ -38,6 +38,10 @@ def load_rater(name: str | Path, device: str | None = None, scale: str | None = 
 
         kinds = {"embedding": EmbeddingRater, "cross_encoder": CrossEncoderRater}
         return kinds[config.kind].load(name, device)
+    if config.kind == "seq2seq":
+        from empo.raters.seq2seq_rater import Seq2SeqRater
+
+        return Seq2SeqRater.load(name, device)
     if config.kind == "scoring_lm":
         from empo.raters.scoring_lm import ScoringLM
 

@@ -57,10 +57,6 @@ class ScoringSettings:
         help="scoring_lm: linear layers that LoRA adapts",
     )
     dtype: Literal["float32", "bfloat16"] = option("float32", help="scoring_lm: its weights")
-    hidden_size: int = option(128, help="encoder scratch: width of the small model")
-    layers: int = option(2, help="encoder scratch: layers")
-    heads: int = option(4, help="encoder scratch: attention heads")
-    vocab_size: int = option(2000, help="encoder scratch: tokens of its vocabulary")
 
     def scoring_problems(self, architecture: str) -> list[str]:
         """What cannot work, for the architecture of the rater."""
@@ -94,8 +90,6 @@ class ScoringSettings:
             )
         if self.lora_r < 0 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:
             found.append("lora_r, lora_alpha, lora_dropout: 0 or more, 1 or more, in [0, 1).")
-        if min(self.hidden_size, self.layers, self.heads) < 1 or self.hidden_size % self.heads:
-            found.append("hidden_size must be a multiple of heads; layers at least 1.")
         return found
 
 

@@ -7,12 +7,12 @@ file, and a YAML file of a user's own may replace any of them.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from empo.raters.instructions import check_template
 from empo.raters.level_table import LevelTable
 from empo.records import UserError
 from empo.settings import load_yaml
@@ -83,18 +83,7 @@ def _check(family: Any, text: Any, where: str) -> None:
         raise UserError(f"{where}: no such family; known are {', '.join(PLACEHOLDERS)}.")
     if not isinstance(text, str):
         raise UserError(f"{where}: a text is expected, not {text!r}.")
-    try:
-        parts = list(string.Formatter().parse(text))
-    except ValueError as error:
-        raise UserError(
-            f"{where}: the braces do not fit ({error}). A brace is written as {{{{."
-        ) from None
-    used = {name for _, name, _, _ in parts if name is not None}
-    known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS[family])
-    if unknown := sorted(used - set(PLACEHOLDERS[family])):
-        raise UserError(f"{where}: the placeholder {{{unknown[0]}}} is unknown; known are {known}.")
-    if any(spec or conversion for _, _, spec, conversion in parts):
-        raise UserError(f"{where}: a placeholder is a name in braces and nothing else.")
+    used = check_template(text, PLACEHOLDERS[family], where)
     if missing := [name for name in _NEEDED[family] if name not in used]:
         raise UserError(f"{where}: the placeholder {{{missing[0]}}} is missing.")
 

@@ -6,7 +6,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from empo.raters.scoring_settings import ANSWER, SCORING_FIELDS, SCORING_LM, ScoringSettings
+from empo.raters.scratch_settings import SCRATCH, SCRATCH_FIELDS, ScratchSettings
+from empo.raters.seq2seq_settings import SEQ2SEQ, SEQ2SEQ_FIELDS, Seq2SeqSettings
 from empo.settings import option
+
+PACKAGED = "minilm"
+"""The preset whose weights come as a Python package, so that it works without the hub."""
 
 ClassLoss = Literal["cross_entropy", "focal", "ldam", "soft_label_kl"]
 Loss = Literal[
@@ -26,11 +31,13 @@ Loss = Literal[
 ]
 CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
 """Losses that learn levels; the others learn a number or compare vectors."""
-Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window", "scoring_lm"]
+Architecture = Literal[
+    "bi_encoder", "seeker_attention", "cross_encoder", "window", "seq2seq", "scoring_lm"
+]
 
 
 @dataclass(kw_only=True)
-class RaterSettings(ScoringSettings):
+class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
     """What a rater learns from, what it is, and how it is shown to work."""
 
     data: str = option(help="judged corpus: file or folder (EPITOME, ESConv, stories, own jsonl)")
@@ -62,13 +69,14 @@ class RaterSettings(ScoringSettings):
     encoder: str = option(
         "minilm",
         help="minilm (packaged, offline), roberta-base, roberta-large, bert-large, mpnet, "
-        "flan-t5-small..xl, a hub id or a folder; for scoring_lm llama-3-8b-instruct, or scratch: a "
-        "small model made from the training texts",
+        "flan-t5-small..xl, a hub id or a folder; for scoring_lm llama-3-8b-instruct; for scoring_lm "
+        "and seq2seq scratch: a small model made from the training texts",
     )
     architecture: Architecture = option(
         "cross_encoder",
         help="bi_encoder, seeker_attention (Sharma et al.), cross_encoder, window (turns around "
-        "the response, its tokens pooled), scoring_lm (a language model that answers with a level)",
+        "the response, its tokens pooled), seq2seq (an encoder-decoder that is told what to judge and "
+        "answers), scoring_lm (a language model that answers with a level)",
     )
     pooling: Literal["first", "mean", "both"] = option(
         "first", help="vector of a text: first token, mean of its (the response's) tokens, or both"
@@ -173,8 +181,8 @@ class RaterSettings(ScoringSettings):
             )
         if (self.grid_architectures is None) != (self.grid_losses is None):
             found.append("grid_architectures and grid_losses belong together; give both.")
-        if self.following and self.architecture != "window":
-            found.append("following: only the window architecture reads turns after the response.")
+        if self.following and self.architecture not in ("window", SEQ2SEQ):
+            found.append("following: only window and seq2seq read turns after the response.")
         if self.turns < 0 or self.following < 0:
             found.append("turns and following: a number of turns is expected, 0 or more.")
         if self.max_length < 1 or (self.response_max_length or 1) < 1:
@@ -199,12 +207,27 @@ class RaterSettings(ScoringSettings):
         if self.grid_losses is None and (problem := unfit(self.architecture, self.loss)):
             found.append(problem)
         if self.grid_losses is None:
-            found += self.scoring_problems(self.architecture)
+            found += self._architecture_problems()
+        return found
+
+    def _architecture_problems(self) -> list[str]:
+        """What the architecture does not have, or needs."""
+        found = self.scoring_problems(self.architecture) + self.seq2seq_problems(self.architecture)
+        found += self.scratch_problems(self.encoder, self.architecture in (SEQ2SEQ, SCORING_LM))
+        if self.architecture == SEQ2SEQ:
+            if given := [name for name in _HEADS_ONLY if getattr(self, name) != _DEFAULTS[name]]:
+                found.append(f"{', '.join(given)}: {SEQ2SEQ} has no heads; it answers.")
+            if self.encoder == PACKAGED:
+                found.append(
+                    f"encoder: {PACKAGED} has no decoder; {SEQ2SEQ} needs one (flan-t5-small)."
+                )
         return found
 
     def facts(self) -> dict[str, Any]:
         """What is set and concerns this architecture, for cards and results."""
-        other = frozenset() if self.architecture == SCORING_LM else SCORING_FIELDS
+        other = set() if self.architecture == SCORING_LM else set(SCORING_FIELDS)
+        other |= set() if self.architecture == SEQ2SEQ else SEQ2SEQ_FIELDS
+        other |= set() if self.encoder == SCRATCH else SCRATCH_FIELDS
         return {k: v for k, v in asdict(self).items() if v is not None and k not in other}
 
 
@@ -212,6 +235,11 @@ def unfit(architecture: str, loss: str) -> str | None:
     """Why an architecture cannot be trained with a loss; None where it can."""
     if (architecture == SCORING_LM) != (loss == ANSWER):
         return f"architecture {SCORING_LM} and loss {ANSWER} belong together; give both."
+    if architecture == SEQ2SEQ:
+        fits = loss in CLASS_LOSSES and loss != "soft_label_kl"
+        return (
+            None if fits else f"loss: {loss} is not for {SEQ2SEQ}; it learns levels, one per input."
+        )
     if loss in CLASS_LOSSES or architecture in ("bi_encoder", SCORING_LM):
         return None
     if architecture == "cross_encoder" and loss in ("mse", "mae", "contrastive"):
@@ -222,6 +250,10 @@ def unfit(architecture: str, loss: str) -> str | None:
 _LEVELS_ONLY = (
     *("pooling", "head", "dropout", "one_model_per_dimension", "lowercase", "turns", "following"),
     *("class_weighting", "label_smoothing", "rationale_weight", "ema_decay", "head_learning_rate"),
+)
+_HEADS_ONLY = (
+    *("pooling", "head", "dropout", "freeze_context_encoder", "rationale_weight", "ema_decay"),
+    "head_learning_rate",
 )
 _DEFAULTS = {
     field.name: field.default for field in fields(RaterSettings) if field.default is not MISSING

@@ -155,17 +155,27 @@ class HeadLoss:
         return total
 
     def _one(self, d: int, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        s, counts = self.settings, self.counts[d].to(logits.device)
-        if s.loss == "soft_label_kl":
+        if self.settings.loss == "soft_label_kl":
             return losses.soft_label_kl(logits, self.model.split(labels)[d], checked=True)
-        target = labels[:, d]
-        if not (target != IGNORED).any():
-            return logits.sum() * 0
-        weights = None
-        if s.class_weighting:
-            weights = (counts.sum() / len(counts) / counts) ** s.class_weighting
-        if s.loss == "cross_entropy":
-            return losses.cross_entropy(logits, target, weights, s.label_smoothing)
-        if s.loss == "focal":
-            return losses.focal(logits, target, s.focal_gamma, s.focal_alpha)
-        return losses.ldam(logits, target, counts.int().tolist(), s.ldam_margin, s.ldam_scale)
+        return level_loss(self.settings, logits, labels[:, d], self.counts[d])
+
+
+def level_loss(
+    settings: RaterSettings, logits: torch.Tensor, target: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
+    """The loss of one dimension: `logits` (n, levels), `target` (n,) level numbers or `IGNORED`.
+
+    `counts` (levels,) are the training examples per level.
+    """
+    counts = counts.to(logits.device)
+    if not (target != IGNORED).any():
+        return logits.sum() * 0
+    weights = None
+    if settings.class_weighting:
+        weights = (counts.sum() / len(counts) / counts) ** settings.class_weighting
+    if settings.loss == "cross_entropy":
+        return losses.cross_entropy(logits, target, weights, settings.label_smoothing)
+    if settings.loss == "focal":
+        return losses.focal(logits, target, settings.focal_gamma, settings.focal_alpha)
+    margin, scale = settings.ldam_margin, settings.ldam_scale
+    return losses.ldam(logits, target, counts.int().tolist(), margin, scale)

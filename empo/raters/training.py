@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,19 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import f1_score
-from torch.utils.data import Sampler
 from transformers import (
-    EvalPrediction,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import set_seed
 
-from empo.checkpoints.trainer import SealedTrainer
 from empo.corpora.labelled import Example
 from empo.raters import losses
 from empo.raters.classifier import PairClassifier, PairClassifierConfig
@@ -32,8 +23,9 @@ from empo.raters.encoder_rater import EncoderRater, rater_config
 from empo.raters.encoders import load_encoder, positions, resolve_encoder
 from empo.raters.fit import fit
 from empo.raters.inputs import InputSettings, PairTokenizer
+from empo.raters.level_training import LevelTrainer, level_arguments, macro_f1
 from empo.raters.settings import RaterSettings
-from empo.raters.targets import IGNORED, HeadLoss, collate, level_counts, training_rows
+from empo.raters.targets import HeadLoss, collate, level_counts, training_rows
 from empo.raters.weight_average import WeightAverage
 from empo.rating import Dimension
 from empo.records import UserError
@@ -109,16 +101,7 @@ def train_classifier(
         soft = torch.from_numpy(np.stack([item["labels"] for item in rows]))
         for target in soft.split(config.classes, dim=1):
             losses.refuse_one_hot(target)
-    args = TrainingArguments(
-        **arguments | {"output_dir": str(folder), "seed": seed, "remove_unused_columns": False},
-        label_names=["labels"],
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-        metric_for_best_model="macro_f1",
-        greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,  # how long there was no better score
-    )
+    args = level_arguments(arguments, folder, seed)
     trainer = _Trainer(
         model=model,
         args=args,
@@ -126,7 +109,7 @@ def train_classifier(
         eval_dataset=valid_rows,
         data_collator=lambda items: collate(items, reader, len(dimensions)),
         loss=HeadLoss(settings, model, level_counts(rows, config.classes)),
-        compute_metrics=lambda prediction: {"macro_f1": _macro_f1(prediction, config.classes)},
+        compute_metrics=lambda prediction: {"macro_f1": macro_f1(prediction, config.classes)},
         optimizers=(_optimizer(model, args, settings.head_learning_rate), None),
     )
     if settings.ema_decay:
@@ -155,8 +138,8 @@ def train_classifier(
     return rater, facts
 
 
-class _Trainer(SealedTrainer):
-    """transformers' trainer with length-grouped batches whose order depends on seed and epoch only."""
+class _Trainer(LevelTrainer):
+    """The heads' loss; evaluates and saves the average of the weights where one is kept."""
 
     def __init__(self, *, loss: HeadLoss, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -190,27 +173,6 @@ class _Trainer(SealedTrainer):
         loss = self.loss(output, inputs["labels"])
         return (loss, output) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        generator = torch.Generator()
-        self.add_callback(_SeedPerEpoch(generator))
-        lengths = [item["row"].length for item in self.train_dataset]
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=lengths,
-            generator=generator,
-        )
-
-
-class _SeedPerEpoch(TrainerCallback):
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """A training that goes on sees the same order as one that was never stopped."""
-        self.generator.manual_seed(1000 * args.seed + int(state.epoch or 0))
-
 
 def _optimizer(
     model: PairClassifier, args: TrainingArguments, head_rate: float | None
@@ -226,22 +188,3 @@ def _optimizer(
         [{"params": parameters, "lr": rates[part]} for part, parameters in groups.items()],
         weight_decay=args.weight_decay,
     )
-
-
-def _macro_f1(prediction: EvalPrediction, classes: Sequence[int]) -> float:
-    """Mean over dimensions of macro-F1 over the levels that occur in the gold labels."""
-    logits, labels = prediction.predictions, prediction.label_ids
-    logits = logits[0] if isinstance(logits, tuple) else logits
-    edges = np.cumsum([0, *classes])
-    soft = labels.shape[1] == edges[-1] != len(classes)
-    scores = []
-    for d, (low, high) in enumerate(itertools.pairwise(edges)):
-        gold = labels[:, low:high].argmax(1) if soft else labels[:, d]
-        known = gold != IGNORED
-        if known.any():
-            predicted = logits[known, low:high].argmax(1)
-            present = sorted(set(gold[known].tolist()))
-            scores.append(
-                f1_score(gold[known], predicted, labels=present, average="macro", zero_division=0)
-            )
-    return float(np.mean(scores))

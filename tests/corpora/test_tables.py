@@ -24,7 +24,7 @@ from sample_rows import (
 )
 
 from empo.corpora import load_corpus
-from empo.records import sha256
+from empo.records import UserError, sha256
 
 # --- sources ---
 
@@ -247,3 +247,14 @@ def test_rows_without_a_dialogue_id_are_left_out_one_by_one(tmp_path: Path, endi
 def test_a_turn_number_that_is_not_finite_is_no_number(tmp_path: Path, number: str) -> None:
     corpus = read(tmp_path, [",".join(["odd", number, *GOOD[0].split(",")[2:]])])
     assert corpus.rejected[-1].reason == "turn number is no number"
+
+
+def test_a_parquet_file_with_text_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(path, objects(GOOD))
+    content = path.read_bytes()
+    word = next(row["utterance"] for row in objects(GOOD) if len(row["utterance"]) > 5).encode()
+    assert word in content
+    path.write_bytes(content.replace(word, b"\xff" * len(word)))
+    with pytest.raises(UserError, match=r"x\.parquet: .*UTF-8; write the table anew"):
+        load_corpus(path)

@@ -300,7 +300,8 @@ def test_every_shipped_rater_has_settings_that_exist_and_work(path: Path) -> Non
     assert f"recipes/rater.py --config recipes/{path.parent.name}/{path.name}" in head
     assert settings.licence != "not stated" and settings.max_length == given["max_length"]
     if path.stem.endswith("_cpu"):
-        encoder = "scratch" if settings.architecture == "scoring_lm" else "minilm"
+        language = settings.architecture in ("scoring_lm", "seq2seq")
+        encoder = "scratch" if language else "minilm"
         assert given["use_cpu"] is True and settings.encoder == encoder and settings.folds == 1
         assert args.num_train_epochs <= 6
     elif path.parent.name == "raters":

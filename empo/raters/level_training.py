@@ -1,0 +1,89 @@
+"""What all trainings of levels share: batches by length, the epoch chosen by macro-F1."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import f1_score
+from torch.utils.data import Sampler
+from transformers import (
+    EvalPrediction,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from empo.checkpoints.trainer import SealedTrainer
+from empo.raters.targets import IGNORED
+
+
+def level_arguments(given: Mapping[str, Any], folder: Path, seed: int) -> TrainingArguments:
+    """The trainer's arguments: those given, and what makes the epoch with the best macro-F1 kept."""
+    return TrainingArguments(
+        **{**given, "output_dir": str(folder), "seed": seed, "remove_unused_columns": False},
+        label_names=["labels"],
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="macro_f1",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # how long there was no better score
+    )
+
+
+class LevelTrainer(SealedTrainer):
+    """transformers' trainer with length-grouped batches whose order depends on seed and epoch only.
+
+    Items of the data have a `row` with its `length`.
+    """
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        generator = torch.Generator()
+        self.add_callback(_SeedPerEpoch(generator))
+        lengths = [item["row"].length for item in self.train_dataset]
+        return LengthGroupedSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths=lengths,
+            generator=generator,
+        )
+
+
+class _SeedPerEpoch(TrainerCallback):
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A training that goes on sees the same order as one that was never stopped."""
+        self.generator.manual_seed(1000 * args.seed + int(state.epoch or 0))
+
+
+def macro_f1(prediction: EvalPrediction, classes: Sequence[int]) -> float:
+    """Mean over dimensions of macro-F1 over the levels that occur in the gold labels.
+
+    Logits (n, sum of `classes`); labels (n, dimensions), `IGNORED` for none, or soft ones shaped as
+    the logits.
+    """
+    logits, labels = prediction.predictions, prediction.label_ids
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    edges = np.cumsum([0, *classes])
+    soft = labels.shape[1] == edges[-1] != len(classes)
+    scores = []
+    for d, (low, high) in enumerate(itertools.pairwise(edges)):
+        gold = labels[:, low:high].argmax(1) if soft else labels[:, d]
+        known = gold != IGNORED
+        if known.any():
+            predicted = logits[known, low:high].argmax(1)
+            present = sorted(set(gold[known].tolist()))
+            scores.append(
+                f1_score(gold[known], predicted, labels=present, average="macro", zero_division=0)
+            )
+    return float(np.mean(scores))

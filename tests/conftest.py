@@ -1,4 +1,4 @@
-"""No test leaves this machine."""
+"""No test leaves this machine; the real corpora are where EMPO_DATA says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,3 +45,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket.socket, "connect", guarded)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
     yield
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of the real corpora; tests that need it skip without."""
+    if "EMPO_DATA" not in os.environ:
+        pytest.skip("EMPO_DATA is not set to a folder with the real corpora")
+    return Path(os.environ["EMPO_DATA"])

@@ -1,9 +1,8 @@
-"""What the tests of the readers share: a csv writer, and the real corpora where there are any."""
+"""What the tests of the readers share: a csv writer."""
 
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +24,3 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def real() -> Path:
-    """The folder of the real corpora; tests that need it skip without."""
-    if "EMPO_DATA" not in os.environ:
-        pytest.skip("EMPO_DATA is not set to a folder with the real corpora")
-    return Path(os.environ["EMPO_DATA"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from empo.corpora.examples import load_labelled
 from empo.corpora.labelled import Example
 from empo.raters import contrastive_pairs as module
 from empo.raters.contrastive_pairs import contrastive_pairs
 from empo.raters.level_table import LevelTable
+from empo.raters.splits import splits
 from empo.rating import RatingInput
 
 
@@ -97,3 +100,25 @@ def test_pairs_of_one_dialogue_come_in_addition() -> None:
 def test_examples_without_the_label_are_in_no_pair() -> None:
     some = [Example("x", "x", RatingInput("", "x"), {}), *examples([0, 5])]
     assert {frozenset(pair) for pair in contrastive_pairs(some, TABLE).pairs} == {frozenset({1, 2})}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("trac2_CONVT_train", {"emotion_intensity": 16, "empathy": 16, "polarity": 9}),
+        ("trac3_EMP_train", {"empathy": 43, "distress": 43}),
+    ],
+)
+def test_the_shared_task_has_five_thousand_pairs_per_label(
+    real: Path, name: str, sizes: dict[str, int]
+) -> None:
+    corpus = load_labelled(real / "wassa" / "2024" / f"{name}.csv")
+    (split,) = splits(
+        corpus.examples, corpus.dimensions, folds=1, test_share=0.2, validation_share=0.1, seed=0
+    )
+    train = [corpus.examples[i] for i in split.train]
+    for label, size in sizes.items():
+        table = LevelTable.of(label, (e.labels[label] for e in train if label in e.labels))
+        assert len(table) == size
+        found = contrastive_pairs(train, table, seed=1)
+        assert len(found.pairs) == sum(found.kept.values()) == 5_000 < found.drawn < found.possible

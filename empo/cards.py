@@ -83,6 +83,9 @@ SHOWN = {
     "eval_rewards/margins": "reward margin",
     "eval_logps/chosen": "log p(chosen)",
     "eval_logps/rejected": "log p(rejected)",
+    "eval_reward": "reward",
+    "eval_kl": "KL to the reference",
+    "eval_completions/mean_length": "tokens of a reply",
 }
 
 
@@ -104,6 +107,8 @@ def _summary(facts: dict[str, Any]) -> str:
         "sft": "Fine-tuned on whole dialogues with the loss on the listener's turns only.",
         "dpo": "Aligned by DPO: the human reply preferred to a reply given to a speaker with the "
         "opposite emotion, drawn anew every epoch.",
+        "reward": "Trained by GRPO on replies sampled from itself, rewarded by a rater. That rater's "
+        "scores are no measure of this model.",
     }[facts["command"]]
     base = facts.get("base_model")
     identity = (
@@ -111,7 +116,12 @@ def _summary(facts: dict[str, Any]) -> str:
     )
     on = f" Base: {base['name']} ({identity})." if base else ""
     reference = f" Reference: {facts['reference']}." if facts.get("reference") else ""
-    return f"{what}{on}{reference}"
+    rewards = "; ".join(
+        f"{entry['name']} ({', '.join(f'{w:g} x {d}' for d, w in entry['dimensions'].items())}, "
+        f"{entry['transform']}{', without the effect of length' * entry['length_residual']})"
+        for entry in facts.get("reward", [])
+    )
+    return f"{what}{on}{reference}" + (f" Reward: {rewards}." if rewards else "")
 
 
 def rater_card(facts: Mapping[str, Any]) -> str:

@@ -132,19 +132,29 @@ def hand_over(settings: DpoSettings, trust_remote_code: bool = False) -> ModelSo
     Raises UserError where the SFT model is not there in the form that `sft_adapter` asks for: with
     `merge` base, reference and the system `sft` have to be the same weights.
     """
-    merged = settings.sft_adapter == "merge"
+    if settings.sft_adapter == "merge":
+        return merged_model(
+            settings.model, settings.revision, trust_remote_code, ", or set `sft_adapter: keep`"
+        )
     source = resolve(
         settings.model,
         revision=settings.revision,
-        merged=merged,
+        merged=False,
         trust_remote_code=trust_remote_code,
     )
-    if not merged and not source.adapters:
+    if not source.adapters:
         raise UserError(f"{settings.model}: sft_adapter: keep needs an adapter, this is a model.")
-    if merged and source.adapters:
+    return source
+
+
+def merged_model(
+    model: str, revision: str | None, trust_remote_code: bool = False, otherwise: str = ""
+) -> ModelSource:
+    """A model whose weights lie in one folder; UserError where an adapter is not merged."""
+    source = resolve(model, revision=revision, merged=True, trust_remote_code=trust_remote_code)
+    if source.adapters:
         raise UserError(
-            f"{settings.model}: the adapter is not merged. Run `empo merge --model "
-            f"{settings.model}` first, or set `sft_adapter: keep`."
+            f"{model}: the adapter is not merged. Run `empo merge --model {model}` first{otherwise}."
         )
     return source
 

@@ -9,7 +9,13 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from empo.alignment.settings import DEFAULTS, DPO_DEFAULTS, DpoSettings
+from empo.alignment.settings import (
+    DEFAULTS,
+    DPO_DEFAULTS,
+    REWARD_DEFAULTS,
+    DpoSettings,
+    RewardSettings,
+)
 from empo.records import UserError
 from empo.settings import resolve
 
@@ -40,7 +46,9 @@ def parse_recipe(
         config,
         prog=f"recipes/{name}.py",
         description=description,
-        defaults=DPO_DEFAULTS if settings is DpoSettings else DEFAULTS,
+        defaults={DpoSettings: DPO_DEFAULTS, RewardSettings: REWARD_DEFAULTS}.get(
+            settings, DEFAULTS
+        ),
     )
     launch = check_launch(args, ours.processes)
     check_options(args)
@@ -139,7 +147,7 @@ def check_options(args: TrainingArguments) -> None:
         package = {"wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}.get(name)
         if package and importlib.util.find_spec(package) is None:
             problems.append(f"report_to: {name} is not installed (`pip install {package}`).")
-    if hasattr(args, "beta"):
+    if hasattr(args, "precompute_ref_log_probs"):  # DPO
         if args.precompute_ref_log_probs and args.ld_alpha is not None:
             problems.append(
                 "ld_alpha: it needs the reference token by token; set precompute_ref_log_probs: false."
@@ -152,6 +160,14 @@ def check_options(args: TrainingArguments) -> None:
             problems.append("disable_dropout: policy and reference are compared without dropout.")
         if args.max_length is None:
             problems.append("max_length: DPO needs a number of tokens.")
+    if hasattr(args, "num_generations"):  # GRPO
+        if args.sync_ref_model:
+            problems.append("sync_ref_model: the reference is where the run starts, throughout.")
+        if args.num_iterations > 1 or args.steps_per_generation > args.gradient_accumulation_steps:
+            problems.append(
+                "num_iterations, steps_per_generation: replies that serve several optimizer steps are "
+                "in no checkpoint, so a run could not be continued exactly; leave both as they are."
+            )
     if problems:
         raise UserError(
             "these options cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems)

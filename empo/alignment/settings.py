@@ -37,6 +37,16 @@ DPO_DEFAULTS: dict[str, Any] = {**DEFAULTS, "precompute_ref_log_probs": True}
 """The same for DPO, whose reference is run once for the draws of all epochs."""
 
 
+REWARD_DEFAULTS: dict[str, Any] = {
+    **DEFAULTS,
+    "beta": 0.04,
+    "num_generations": 8,
+    "max_completion_length": 60,
+    "log_completions": False,
+}
+"""The same for GRPO; trl's own has no reference and replies of up to 256 tokens."""
+
+
 @dataclass(frozen=True)
 class Selectable:
     """A value of the validation split that checkpoints can be compared by."""
@@ -266,6 +276,57 @@ class DpoSettings(TuningSettings):
             found.append(f"tokens_per_batch: {self.tokens_per_batch} is no number of tokens.")
         if self.lora_dropout:
             found.append(f"lora_dropout: DPO runs without dropout, {self.lora_dropout} given.")
+        return found
+
+
+@dataclass(kw_only=True)
+class RewardSettings(TuningSettings):
+    """Settings of recipes/reward.py."""
+
+    rater: list[str] = option(help="rater folders whose scores are the reward")
+    dimensions: list[str] | None = option(
+        None, help="dimensions that are rewarded (default: all of the rater)"
+    )
+    weights: list[float] | None = option(
+        None, help="their weights, in the same order (default: 1 each)"
+    )
+    transform: str = option(
+        "expected",
+        help="expected (mean of the levels by their probabilities), score, probability or logit (of "
+        "`level` or more)",
+    )
+    level: float | None = option(
+        None, help="transform probability and logit: of this level or more (default: the highest)"
+    )
+    length_residual: bool = option(
+        False, help="take out of the reward what goes with the length of human replies"
+    )
+    metric_rater: list[str] | None = option(
+        None,
+        help="rater folders that measure and are not rewarded: other checkpoints, trained with "
+        "another seed on another split",
+    )
+    max_prompt_length: int = option(
+        256, help="tokens of a prompt; a longer one loses its oldest turns"
+    )
+    rater_device: str | None = option(None, help="device of the raters (default: that of torch)")
+
+    def problems(self) -> list[str]:
+        """What cannot work."""
+        found = super().problems()
+        if self.load_in_4bit:
+            found.append(
+                "load_in_4bit: a 4-bit base is never merged into; merge SFT, and use bf16."
+            )
+        if self.weights is not None and len(self.weights) != len(self.dimensions or ()):
+            found.append("weights: one weight per entry of `dimensions` is expected.")
+        if self.dimensions is not None and len(set(self.dimensions)) < len(self.dimensions):
+            found.append("dimensions: one stands there twice.")
+        if self.select_by == "reward_accuracy":
+            found.append("select_by: only DPO has a reward_accuracy.")
+        for folder in (*self.rater, *(self.metric_rater or ())):
+            if not Path(folder).is_dir():
+                found.append(f"rater: {folder}: no such folder. Train one with recipes/rater.py.")
         return found
 
 

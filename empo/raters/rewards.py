@@ -1,0 +1,293 @@
+"""A rater as a reward for trl's trainers: prompts and completions in, a number or None per pair out.
+
+    reward = as_reward(load_raters(["runs/raters/levels"]), "explorations", "expected")
+    GRPOTrainer(model=..., reward_funcs=reward, ...)
+
+GRPO, RLOO and online DPO call it alike. What a rater rewards, a policy will exploit: look at an
+independent rater and at the length of the replies beside it, and never report the rewarded rater as
+a measure (`refuse_same_checkpoint`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from empo.dialogues import Turn
+from empo.raters.folder import JOINED, RaterConfig, weights_digest
+from empo.rating import Rater, RatingInput, Ratings, checked
+from empo.records import UserError, finite
+
+Transform = Literal["score", "expected", "probability", "logit"]
+"""The score; the mean of the levels by their probabilities; the probability of at least `level`; its
+log-odds."""
+TRANSFORMS: tuple[str, ...] = get_args(Transform)
+MOST_LOGIT = 20.0
+"""Log-odds are kept within plus and minus this: a probability of 0 or 1 has none."""
+LONG = 0.5
+"""A reward that correlates with the length of replies by this much or more is called one of length."""
+_SILENT = 256
+"""Replies after which a rater that scored none of them ends the training."""
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class LengthEffect:
+    """How a reward goes with the length of replies, in characters, on replies it was fitted on.
+
+    `slope` per character, `mean` the mean length; `correlation` is Pearson's, None where one of the
+    two is constant; `n` replies.
+    """
+
+    slope: float
+    mean: float
+    correlation: float | None
+    n: int
+
+    @classmethod
+    def fit(cls, rewards: Sequence[float | None], replies: Sequence[str]) -> LengthEffect:
+        """The least-squares line over the replies that have a reward.
+
+        Raises UserError with fewer than three of them.
+        """
+        known = [
+            (len(reply.strip()), reward)
+            for reply, reward in zip(replies, rewards, strict=True)
+            if reward is not None
+        ]
+        if len(known) < 3:
+            raise UserError(
+                f"reward: {len(known)} of {len(rewards)} replies have one; the effect of their "
+                "length cannot be measured. Choose another rater."
+            )
+        lengths, values = np.array(known, dtype=float).T
+        if np.ptp(lengths) == 0 or np.ptp(values) == 0:
+            return cls(0.0, float(lengths.mean()), None, len(known))
+        correlation = float(np.corrcoef(lengths, values)[0, 1])
+        slope = correlation * float(values.std() / lengths.std())
+        return cls(slope, float(lengths.mean()), correlation, len(known))
+
+    def taken_from(self, reward: float, reply: str) -> float:
+        """The reward as it would be at the mean length."""
+        return reward - self.slope * (len(reply.strip()) - self.mean)
+
+    def facts(self) -> dict[str, Any]:
+        """The effect as JSON."""
+        return asdict(self)
+
+    @property
+    def warning(self) -> str | None:
+        """What to say where the reward goes with length; None where it hardly does."""
+        if self.correlation is None or abs(self.correlation) < LONG:
+            return None
+        way = "longer" if self.correlation > 0 else "shorter"
+        return (
+            f"the reward goes with the length of replies (correlation {self.correlation:.2f} on "
+            f"{self.n} replies): a policy can earn it by {way} replies alone. Set length_residual, and "
+            "compare at equal length."
+        )
+
+
+class RaterReward:
+    """Calls a rater on what trl generates; see `as_reward`.
+
+    A reply that the rater cannot score is None; a blank one has the lowest reward, as it has the
+    lowest level in DIFF-EPITOME. Raises UserError where the rater scored none of the first replies.
+    """
+
+    def __init__(
+        self,
+        rater: Rater,
+        weights: Mapping[str, float],
+        transform: Transform,
+        level: float | None,
+        length: LengthEffect | None,
+        batch_size: int,
+    ) -> None:
+        self.rater, self.weights, self.transform = rater, dict(weights), transform
+        self.level, self.length, self.batch_size = level, length, batch_size
+        self.__name__ = "+".join(self.weights)
+        self.asked = self.scored = 0
+
+    def __call__(
+        self,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
+        **columns: Any,
+    ) -> list[float | None]:
+        """Rewards of the completions, plain or conversational.
+
+        A column `context` of the data (messages or texts) is what the rater reads in place of the
+        prompt: a plain prompt holds the marks of a chat template.
+        """
+        contexts = columns.get("context", prompts)
+        replies = [_text(completion) for completion in completions]
+        pairs = [
+            RatingInput(_context(context), reply)
+            for context, reply in zip(contexts, replies, strict=True)
+        ]
+        found = self.of(pairs)
+        self.asked += len(found)
+        self.scored += sum(reward is not None for reward in found)
+        if not self.scored and self.asked >= _SILENT:
+            raise UserError(
+                f"reward {self.__name__}: the rater scored none of the first {self.asked:,} replies, "
+                "so there is nothing to learn. Try it with `empo rate` on some of them."
+            )
+        if (log := columns.get("log_metric")) is not None and replies:
+            log("reply_characters", float(np.mean([len(reply.strip()) for reply in replies])))
+        return found
+
+    def of(self, pairs: Sequence[RatingInput]) -> list[float | None]:
+        """Rewards of pairs; None where a reply is not blank and a dimension has no score."""
+        ratings = checked(self.rater.score(pairs, batch_size=self.batch_size), len(pairs))
+        blank = np.array([not pair.response.strip() for pair in pairs], dtype=bool)
+        total = np.zeros(len(pairs))
+        for name, weight in self.weights.items():
+            values = transformed(ratings, name, self.transform, self.level)
+            total += weight * np.where(blank, self._lowest(name), values)
+        found = [finite(value) for value in total]
+        if self.length is None:
+            return found
+        return [
+            None if reward is None else self.length.taken_from(reward, pair.response)
+            for reward, pair in zip(found, pairs, strict=True)
+        ]
+
+    def _lowest(self, name: str) -> float:
+        """What a blank reply gets: trl counts None as 0, which may be more than others have."""
+        if self.transform in ("score", "expected"):
+            return next(each.low for each in self.rater.dimensions if each.name == name)
+        return 0.0 if self.transform == "probability" else -MOST_LOGIT
+
+    def facts(self) -> dict[str, Any]:
+        """What the reward is, for a run's manifest."""
+        return {
+            "dimensions": self.weights,
+            "transform": self.transform,
+            "level": self.level,
+            "length_residual": self.length is not None,
+        }
+
+
+def as_reward(
+    rater: Rater,
+    dimension: str | Mapping[str, float],
+    transform: Transform = "expected",
+    *,
+    level: float | None = None,
+    length: LengthEffect | None = None,
+    batch_size: int = 32,
+) -> RaterReward:
+    """A rater as a reward function of trl, named after its dimension.
+
+    `dimension` is one name, or names with their weights. `transform` is one of TRANSFORMS; those but
+    `score` need the probabilities of levels, `probability` and `logit` are those of `level` or more
+    (default: the highest). `length` takes the effect of length out (`LengthEffect.fit`).
+
+    Raises UserError for a dimension that the rater does not have, a weight that is not finite, a
+    transform or level that does not fit.
+    """
+    weights = {dimension: 1.0} if isinstance(dimension, str) else dict(dimension)
+    known = {each.name: each for each in rater.dimensions}
+    if transform not in TRANSFORMS:
+        raise UserError(f"transform: {transform!r} is unknown; known: {', '.join(TRANSFORMS)}.")
+    if not weights or not all(math.isfinite(w) for w in weights.values()):
+        raise UserError("reward: at least one dimension with a finite weight is needed.")
+    for name in weights:
+        if name not in known:
+            raise UserError(
+                f"reward: the rater has no dimension {name!r}; it has: {', '.join(known)}."
+            )
+        levels = known[name].levels
+        if transform != "score" and not levels:
+            raise UserError(
+                f"transform: {name} has no levels, so no probabilities of them; use score."
+            )
+        if level is not None and (
+            transform in ("score", "expected") or level not in (levels or ())
+        ):
+            raise UserError(
+                f"level: {level:g} fits transform probability and logit alone, as one of the levels "
+                f"{', '.join(f'{value:g}' for value in levels or ())} of {name}."
+            )
+    return RaterReward(rater, weights, transform, level, length, batch_size)
+
+
+def transformed(
+    ratings: Ratings, name: str, transform: Transform, level: float | None = None
+) -> np.ndarray:
+    """The ratings of a dimension as `transform` says, shape (n,), NaN where there is no score.
+
+    Raises UserError where the transform needs probabilities that the rater does not give.
+    """
+    column = ratings.column(name)
+    scores = ratings.scores[:, column]
+    if transform == "score":
+        return scores
+    probabilities, levels = ratings.probabilities[column], ratings.dimensions[column].levels
+    if probabilities is None or levels is None:
+        raise UserError(
+            f"transform: {transform} needs the probabilities of levels, which this rater does not "
+            f"give for {name}; use score. ({ratings.signature})"
+        )
+    if transform == "expected":
+        values = probabilities @ np.array(levels)
+    else:
+        reached = np.array(levels) >= (levels[-1] if level is None else level)
+        values = probabilities[:, reached].sum(axis=1)
+        if transform == "logit":
+            with np.errstate(divide="ignore"):
+                odds = np.log(values) - np.log1p(-np.minimum(values, 1.0))
+            values = np.clip(odds, -MOST_LOGIT, MOST_LOGIT)
+    return np.where(np.isfinite(scores), values, np.nan)
+
+
+def checkpoints_of(folders: Sequence[str]) -> dict[str, str]:
+    """Digest of the weights of every rater in these folders, members of joined ones apart, to its name.
+
+    Raises UserError where a folder is no rater.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        config = RaterConfig.read(folder)
+        if config.kind == JOINED:
+            members = [str(Path(folder) / name) for name in config.settings["members"]]
+            found |= checkpoints_of(members)
+        else:
+            found[weights_digest(folder)] = config.name
+    return found
+
+
+def refuse_same_checkpoint(rewards: Sequence[str], metrics: Sequence[str]) -> None:
+    """Raise UserError where a rater is both a reward and a metric: folders, compared by their weights."""
+    rewarding, measuring = checkpoints_of(rewards), checkpoints_of(metrics)
+    for digest in rewarding.keys() & measuring.keys():
+        raise UserError(
+            f"metric_rater: {measuring[digest]} is the same checkpoint as the reward "
+            f"{rewarding[digest]}; what is rewarded is no measure of itself. Train one with another "
+            "seed on another split (split_seed), or name another rater."
+        )
+
+
+def _text(completion: str | Messages) -> str:
+    if isinstance(completion, str):
+        return completion
+    return "\n".join(str(message["content"]) for message in completion if message.get("content"))
+
+
+def _context(prompt: str | Messages) -> str | tuple[Turn, ...]:
+    """The turns of a conversation, without a system message; a text stays one."""
+    if isinstance(prompt, str):
+        return prompt
+    return tuple(
+        Turn(message["role"], str(message["content"]))
+        for message in prompt
+        if message["role"] in ("user", "assistant")
+    )

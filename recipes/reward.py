@@ -1,0 +1,151 @@
+"""GRPO: the policy's own replies, rewarded by a rater.
+
+accelerate launch recipes/reward.py --config recipes/tiny/reward.yaml
+accelerate launch recipes/reward.py --config recipes/zephyr-7b/reward.yaml --model runs/sft --rater runs/raters/a \\
+    --metric_rater runs/raters/b
+python recipes/reward.py --help
+
+Starts from the merged SFT model (or another model folder, or a DPO run that was merged), with a fresh
+adapter; the reference of the KL term is where it starts. What is rewarded is no measure: give a
+`metric_rater`, another checkpoint, and look at the length of the replies. The same command goes on
+after a stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from empo.alignment.launching import parse_recipe, quiet_dependencies
+from empo.alignment.settings import RewardSettings, choose_best
+from empo.corpora import Corpus
+from empo.emotions import LABELS
+from empo.process import run
+from empo.runs import Run
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+    from empo.dialogues import Exchange
+    from empo.raters.rewards import RaterReward
+
+FITTED_ON = 512
+"""Human replies that show how the reward goes with length."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, rate, train, save."""
+    quiet_dependencies()
+    from trl import GRPOConfig
+
+    settings, args, given, launch = parse_recipe(
+        argv, "reward", RewardSettings, GRPOConfig, __doc__ or ""
+    )
+    choose_best(settings, args, given)
+
+    from empo.alignment.training import read_splits, start_run
+    from empo.raters.rewards import refuse_same_checkpoint
+
+    refuse_same_checkpoint(settings.rater, settings.metric_rater or [])
+    corpora = read_splits(settings, LABELS)
+    with start_run(args, "reward", settings, given, launch, corpora) as job:
+        if not job.complete:
+            _train(settings, args, job, *corpora)
+    return 0
+
+
+def _train(
+    settings: RewardSettings, args: GRPOConfig, job: Run, train_corpus: Corpus, valid_corpus: Corpus
+) -> None:
+    """One run, from the reward to the adapter."""
+    from empo.alignment.dpo import check_prompts, merged_model
+    from empo.alignment.reward_trainer import RewardTrainer, prompt_rows
+    from empo.alignment.training import (
+        base_facts,
+        check_same,
+        finish,
+        fresh_adapter,
+        template_facts,
+        train,
+    )
+    from empo.models import load_model, load_tokenizer, require_targets
+    from empo.prompts import ChatFormat
+    from empo.selection import validation_measure
+
+    exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
+    reward, facts = rater_reward(settings, exchanges)
+    source = merged_model(settings.model, settings.revision, args.trust_remote_code)
+    tokenizer = load_tokenizer(source)
+    trained_with = source.run.get("system_message", settings.system_message)
+    message = job.facts["settings"].get("system_message", trained_with)
+    chat = ChatFormat(tokenizer, settings.chat_template, message)
+    check_prompts(chat, source)
+    tokenizer.chat_template = chat.plain_template
+    rows, lengths = prompt_rows(exchanges, chat, settings.max_prompt_length)
+    valid_rows, valid_lengths = prompt_rows(valid_exchanges, chat, settings.max_prompt_length)
+    measure = validation_measure(
+        settings, chat, source, train_corpus.dialogues, valid_exchanges, args.seed
+    )
+    policy = load_model(source, settings.dtype, attention=settings.attention)
+    if not settings.full_training:
+        require_targets(policy, settings.lora_targets)
+    job.facts.update(
+        data=[train_corpus.facts(), valid_corpus.facts()],
+        lengths={"train": lengths, "valid": valid_lengths},
+        adapter=not settings.full_training,
+        reward=facts,
+        start=source.facts(),
+        **({"selection": measure.facts} if measure else {}),
+        **base_facts(source, args.output_dir),
+        **template_facts(chat),
+    )
+    check_same(job, args, settings.accept_changes)
+    trainer = RewardTrainer(
+        model=policy,
+        reward_funcs=reward,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=valid_rows,
+        processing_class=tokenizer,
+        peft_config=fresh_adapter(settings),
+        chat=chat,
+        measure=measure,
+    )
+    train(trainer, job)
+    finish(trainer, job)
+    if trainer.is_world_process_zero():
+        print(f"GRPO model in {args.output_dir}")
+
+
+def rater_reward(
+    settings: RewardSettings, exchanges: Sequence[Exchange]
+) -> tuple[RaterReward, list[dict[str, Any]]]:
+    """The reward, and what run.json says of it: an entry per checkpoint of the rater.
+
+    How the reward goes with length is measured on human replies, and said where it does. Raises
+    UserError where the rater scores none of them, or lacks what is asked for.
+    """
+    from empo.raters.loading import load_raters
+    from empo.raters.rewards import LengthEffect, as_reward, checkpoints_of
+    from empo.rating import RatingInput
+
+    rater = load_raters(settings.rater, settings.rater_device)
+    names = settings.dimensions or [dimension.name for dimension in rater.dimensions]
+    weights = dict(zip(names, settings.weights or [1.0] * len(names), strict=True))
+    reward = as_reward(rater, weights, settings.transform, level=settings.level)
+    some = exchanges[:: max(1, len(exchanges) // FITTED_ON)][:FITTED_ON]
+    found = reward.of([RatingInput(each.context, each.reply) for each in some])
+    effect = LengthEffect.fit(found, [each.reply for each in some])
+    for warning in (*rater.warnings, *filter(None, [effect.warning])):
+        print(f"warning: {warning}")
+    if settings.length_residual:
+        reward.length = effect
+    of_all = {"length_effect": effect.facts(), **reward.facts()}
+    return reward, [
+        {"name": name, "weights": digest, **of_all}
+        for digest, name in checkpoints_of(settings.rater).items()
+    ]
+
+
+if __name__ == "__main__":
+    run(main)

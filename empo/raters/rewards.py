@@ -161,7 +161,7 @@ class RaterReward:
         ]
 
     def _lowest(self, name: str) -> float:
-        """What a blank reply gets: trl counts None as 0, which may be more than others have."""
+        """What a blank reply gets: None would leave it without blame."""
         if self.transform in ("score", "expected"):
             return next(each.low for each in self.rater.dimensions if each.name == name)
         return 0.0 if self.transform == "probability" else -MOST_LOGIT

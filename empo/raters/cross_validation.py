@@ -15,11 +15,11 @@ from typing_extensions import TypedDict
 from empo.corpora.labelled import Example, LabelledCorpus
 from empo.process import Stopped
 from empo.raters.baselines import BASELINES
-from empo.raters.encoders import encoder_identity, resolve_encoder
 from empo.raters.folder import RaterConfig
 from empo.raters.held_out import best_unit, measure
+from empo.raters.kinds import model_facts
 from empo.raters.loading import load_rater
-from empo.raters.settings import CLASS_LOSSES, RaterSettings
+from empo.raters.settings import KEEP_LEVELS, RaterSettings
 from empo.raters.splits import Split
 from empo.raters.unit_training import keep_rater, train_units
 from empo.rating import Dimension, RatingInput, Ratings
@@ -60,7 +60,7 @@ def suited(corpus: LabelledCorpus, settings: RaterSettings) -> LabelledCorpus:
     names = {dimension.name for dimension in dimensions}
     examples = [e for e in corpus.examples if names & e.labels.keys()]
     examples = cut_groups(examples, settings.limit, settings.split_seed)
-    numbers = settings.loss not in CLASS_LOSSES
+    numbers = settings.loss not in KEEP_LEVELS
     if numbers and settings.scale == "unit":
         span = {d.name: (d.low, d.high - d.low) for d in dimensions}
         examples = [
@@ -94,8 +94,7 @@ def cross_validate(
     agreement = _agreement(settings.agreement, {d.name for d in corpus.dimensions})
     run = Run.start(output, "rater", {k: v for k, v in given.items() if k not in _VOLATILE})
     data = [part.facts() for part in (corpus, test) if part is not None]
-    path, encoder_name = resolve_encoder(settings.encoder)
-    encoder = {"name": encoder_name, "identity": encoder_identity(path)}
+    encoder = model_facts(settings)
     run.check_identity({"data": [facts["files"] for facts in data], "encoder": encoder})
     run.facts.update(name=output.name, data=data)
     if run.complete:

@@ -31,8 +31,12 @@ JOINED = "joined"
 """Kind of a folder whose sub-folders are raters that stand side by side."""
 UNITS = "units"
 """Sub-folder of a rater's run with what belongs to its single trainings (seeds and folds)."""
+PROMPTS = "prompts.json"
+"""What a rater without weights asks, and of which model; it stands for the weights."""
+MODEL_ACCESS = "model_access.json"
+"""Where the model of such a rater is; no score depends on it."""
 _OF_THE_MODEL = (".safetensors", ".json", ".txt", ".model")
-_OF_THE_RUN = {RATER_CONFIG, "results.json", "rater.json", "run.json", "grid.json"}
+_OF_THE_RUN = {RATER_CONFIG, MODEL_ACCESS, "results.json", "rater.json", "run.json", "grid.json"}
 NO_CODE = "Code that comes with an encoder or a rater is never run; choose another one."
 FEW_GROUPS = 10
 """Intervals from fewer groups than these are unreliable and mostly too narrow."""
@@ -271,8 +275,9 @@ def weights_digest(folder: str | Path) -> str:
     """Digest over the model in a folder and its sub-folders: weights, shapes and tokenizer.
 
     Everything that moves a score counts, beside rater_config.json, whose settings stand in the
-    signature themselves; what a run writes beside the model does not. Raises UserError where there
-    are no safetensors, or only pickled weights, which are never opened.
+    signature themselves; what a run writes beside the model does not. A rater that asks a model
+    elsewhere has PROMPTS, which names that model, in place of weights. Raises UserError where there
+    are neither, or only pickled weights, which are never opened.
     """
     folder = Path(folder)
     files = [
@@ -283,7 +288,7 @@ def weights_digest(folder: str | Path) -> str:
         and UNITS not in file.relative_to(folder).parts  # checkpoints of training
         and file.is_file()
     ]
-    if not any(file.suffix == ".safetensors" for file in files):
+    if not any(file.suffix == ".safetensors" or file == folder / PROMPTS for file in files):
         pickled = [p.name for p in folder.glob("*") if p.suffix in PICKLES]
         if pickled:
             raise UserError(

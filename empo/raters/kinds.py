@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from empo.corpora.labelled import Example
 from empo.raters.combined import JoinedRater
-from empo.raters.encoders import resolve_encoder
+from empo.raters.encoders import encoder_identity, resolve_encoder
 from empo.raters.folder import JOINED, RaterConfig
+from empo.raters.prompt_settings import PROMPT
 from empo.raters.scoring_settings import SCORING_LM
 from empo.raters.seq2seq_settings import SEQ2SEQ
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
@@ -31,13 +32,33 @@ class SavedRater(Rater, Protocol):
         """Write weights and, last, rater_config.json."""
 
 
+def nothing_more(examples: Sequence[Example]) -> Mapping[str, Any]:
+    """No further facts about the held-out examples."""
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained rater; `score` on the inner validation part, higher is better; counts and epochs."""
+    """A trained rater; `score` on the inner validation part, higher is better; counts and epochs.
+
+    `held_out` says about the held-out examples what their scores alone do not show.
+    """
 
     rater: SavedRater
     score: float
     facts: Mapping[str, Any]
+    held_out: Callable[[Sequence[Example]], Mapping[str, Any]] = nothing_more
+
+
+def model_facts(settings: RaterSettings) -> dict[str, str]:
+    """Name and identity of the model that a rater is made on, for runs and cards.
+
+    Raises UserError as `resolve_encoder` and `encoder_identity`.
+    """
+    if settings.base_url is not None:
+        return {"name": settings.encoder, "identity": f"endpoint {settings.base_url}"}
+    path, name = resolve_encoder(settings.encoder)
+    return {"name": name, "identity": encoder_identity(path)}
 
 
 def train_rater(
@@ -70,6 +91,20 @@ def train_rater(
                 train, validation, dimensions, settings, arguments, folder, seed, name, run
             )
         )
+    if settings.architecture == PROMPT:
+        from empo.raters.prompt_selection import select_prompt
+
+        chosen = select_prompt(
+            train,
+            validation,
+            dimensions,
+            settings,
+            arguments,
+            seed=seed,
+            name=name,
+            symmetric=symmetric,
+        )
+        return Trained(chosen.rater, chosen.score, chosen.facts, chosen.orders)
     if settings.loss not in CLASS_LOSSES:
         return _similarity(
             train, validation, dimensions, settings, arguments, folder, run, seed, name, symmetric

@@ -50,6 +50,10 @@ def load_rater(name: str | Path, device: str | None = None, scale: str | None = 
         from empo.raters.calibrated import CalibratedRater
 
         return CalibratedRater.load(name, device)
+    if config.kind == "prompt":
+        from empo.raters.prompt_rater import PromptRater
+
+        return PromptRater.load(name, device)
     raise UserError(f"{name}: {config.kind!r} is no kind of rater that this version knows.")
 
 

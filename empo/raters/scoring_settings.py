@@ -6,11 +6,14 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 from empo.raters.contrastive_pairs import KEEP, QUOTA
+from empo.raters.prompt_settings import PROMPT
 from empo.raters.scoring_templates import Family, Item
 from empo.settings import option
 
 SCORING_LM = "scoring_lm"
 """The architecture: a causal language model that answers with a level."""
+WITH_PROMPT = frozenset({"dtype", "chat_template"})
+"""Settings that the architecture `prompt` has, too."""
 ANSWER = "answer"
 """Its loss: cross-entropy on the tokens of the answer."""
 
@@ -29,7 +32,7 @@ class ScoringSettings:
     )
     templates: str | None = option(None, help="scoring_lm: YAML file that replaces templates")
     chat_template: str | None = option(
-        None, help="scoring_lm: zephyr or a .jinja file (default: the model's own)"
+        None, help="scoring_lm, prompt: zephyr or a .jinja file (default: the model's own)"
     )
     explanations: str | None = option(
         None, help="explained: jsonl file that recipes/explanations.py wrote"
@@ -56,12 +59,19 @@ class ScoringSettings:
         default_factory=lambda: "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split(),
         help="scoring_lm: linear layers that LoRA adapts",
     )
-    dtype: Literal["float32", "bfloat16"] = option("float32", help="scoring_lm: its weights")
+    dtype: Literal["float32", "bfloat16"] = option(
+        "float32", help="scoring_lm, prompt: its weights"
+    )
 
     def scoring_problems(self, architecture: str) -> list[str]:
         """What cannot work, for the architecture of the rater."""
         if architecture != SCORING_LM:
-            given = [name for name, default in _DEFAULTS.items() if getattr(self, name) != default]
+            also = WITH_PROMPT if architecture == PROMPT else frozenset()
+            given = [
+                name
+                for name, default in _DEFAULTS.items()
+                if getattr(self, name) != default and name not in also
+            ]
             of = f"only the architecture {SCORING_LM} has this."
             return [f"{', '.join(given)}: {of}"] if given else []
         found = []

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from empo.raters.scoring_settings import ANSWER, SCORING_FIELDS, SCORING_LM, ScoringSettings
+from empo.raters.prompt_settings import PROMPT, PROMPT_FIELDS, UNTRAINED, PromptSettings
+from empo.raters.scoring_settings import (
+    ANSWER,
+    SCORING_FIELDS,
+    SCORING_LM,
+    WITH_PROMPT,
+    ScoringSettings,
+)
 from empo.raters.scratch_settings import SCRATCH, SCRATCH_FIELDS, ScratchSettings
 from empo.raters.seq2seq_settings import SEQ2SEQ, SEQ2SEQ_FIELDS, Seq2SeqSettings
 from empo.settings import option
@@ -28,16 +35,25 @@ Loss = Literal[
     "multiple_negatives",
     "triplet",
     "answer",
+    "none",
 ]
 CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
 """Losses that learn levels; the others learn a number or compare vectors."""
+KEEP_LEVELS = (*CLASS_LOSSES, UNTRAINED)
+"""Losses with which the dimensions stay as the corpus has them."""
 Architecture = Literal[
-    "bi_encoder", "seeker_attention", "cross_encoder", "window", "seq2seq", "scoring_lm"
+    "bi_encoder",
+    "seeker_attention",
+    "cross_encoder",
+    "window",
+    "seq2seq",
+    "scoring_lm",
+    "prompt",
 ]
 
 
 @dataclass(kw_only=True)
-class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
+class RaterSettings(ScoringSettings, PromptSettings, Seq2SeqSettings, ScratchSettings):
     """What a rater learns from, what it is, and how it is shown to work."""
 
     data: str = option(help="judged corpus: file or folder (EPITOME, ESConv, stories, own jsonl)")
@@ -70,13 +86,15 @@ class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
         "minilm",
         help="minilm (packaged, offline), roberta-base, roberta-large, bert-large, mpnet, "
         "flan-t5-small..xl, a hub id or a folder; for scoring_lm llama-3-8b-instruct; for scoring_lm "
-        "and seq2seq scratch: a small model made from the training texts",
+        "and seq2seq scratch: a small model made from the training texts; for prompt a chat model, or "
+        "a name at base_url",
     )
     architecture: Architecture = option(
         "cross_encoder",
         help="bi_encoder, seeker_attention (Sharma et al.), cross_encoder, window (turns around "
         "the response, its tokens pooled), seq2seq (an encoder-decoder that is told what to judge and "
-        "answers), scoring_lm (a language model that answers with a level)",
+        "answers), scoring_lm (a language model that answers with a level), prompt (a chat model that "
+        "is asked, untrained)",
     )
     pooling: Literal["first", "mean", "both"] = option(
         "first", help="vector of a text: first token, mean of its (the response's) tokens, or both"
@@ -93,7 +111,7 @@ class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
     max_length: int = option(
         256,
         help="tokens of the context; of the whole window; with special tokens of each text where "
-        "vectors are compared; of prompt and answer for scoring_lm",
+        "vectors are compared; of prompt and answer for scoring_lm and prompt",
     )
     response_max_length: int | None = option(
         None, help="cut responses to this many tokens, as published raters do (default: never cut)"
@@ -106,7 +124,7 @@ class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
         "cross_entropy",
         help="cross_entropy, focal, ldam, soft_label_kl; mse, mae, contrastive, cosine_embedding; "
         "for story similarity also cosine, cosent, angle, contrastive_binary, online_contrastive, "
-        "multiple_negatives, triplet; for scoring_lm answer",
+        "multiple_negatives, triplet; for scoring_lm answer; for prompt none",
     )
     class_weighting: float = option(
         0.0, help="cross_entropy: classes weigh (n / n of the class) to this power"
@@ -196,7 +214,7 @@ class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
         if not 0 <= self.dropout < 1:
             found.append(f"dropout: {self.dropout} is not in [0, 1).")
         if self.grid_losses is None and self.loss not in CLASS_LOSSES:
-            read = {"turns"} if self.architecture == SCORING_LM else set()
+            read = {"turns"} if self.architecture in (SCORING_LM, PROMPT) else set()
             names = [name for name in _LEVELS_ONLY if name not in read]
             ignored = [name for name in names if getattr(self, name) != _DEFAULTS[name]]
             if ignored:
@@ -213,7 +231,9 @@ class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
     def _architecture_problems(self) -> list[str]:
         """What the architecture does not have, or needs."""
         found = self.scoring_problems(self.architecture) + self.seq2seq_problems(self.architecture)
-        found += self.scratch_problems(self.encoder, self.architecture in (SEQ2SEQ, SCORING_LM))
+        found += self.prompt_problems(self.architecture, self.encoder, len(self.seeds))
+        made = (SEQ2SEQ, SCORING_LM, PROMPT)
+        found += self.scratch_problems(self.encoder, self.architecture in made)
         if self.architecture == SEQ2SEQ:
             if given := [name for name in _HEADS_ONLY if getattr(self, name) != _DEFAULTS[name]]:
                 found.append(f"{', '.join(given)}: {SEQ2SEQ} has no heads; it answers.")
@@ -225,9 +245,15 @@ class RaterSettings(ScoringSettings, Seq2SeqSettings, ScratchSettings):
 
     def facts(self) -> dict[str, Any]:
         """What is set and concerns this architecture, for cards and results."""
-        other = set() if self.architecture == SCORING_LM else set(SCORING_FIELDS)
-        other |= set() if self.architecture == SEQ2SEQ else SEQ2SEQ_FIELDS
-        other |= set() if self.encoder == SCRATCH else SCRATCH_FIELDS
+        other = SCORING_FIELDS | PROMPT_FIELDS | SEQ2SEQ_FIELDS | SCRATCH_FIELDS
+        if self.architecture == SCORING_LM:
+            other -= SCORING_FIELDS
+        if self.architecture == PROMPT:
+            other -= PROMPT_FIELDS | WITH_PROMPT
+        if self.architecture == SEQ2SEQ:
+            other -= SEQ2SEQ_FIELDS
+        if self.encoder == SCRATCH:
+            other -= SCRATCH_FIELDS
         return {k: v for k, v in asdict(self).items() if v is not None and k not in other}
 
 
@@ -235,12 +261,14 @@ def unfit(architecture: str, loss: str) -> str | None:
     """Why an architecture cannot be trained with a loss; None where it can."""
     if (architecture == SCORING_LM) != (loss == ANSWER):
         return f"architecture {SCORING_LM} and loss {ANSWER} belong together; give both."
+    if (architecture == PROMPT) != (loss == UNTRAINED):
+        return f"architecture {PROMPT} and loss {UNTRAINED} belong together; give both."
     if architecture == SEQ2SEQ:
         fits = loss in CLASS_LOSSES and loss != "soft_label_kl"
         return (
             None if fits else f"loss: {loss} is not for {SEQ2SEQ}; it learns levels, one per input."
         )
-    if loss in CLASS_LOSSES or architecture in ("bi_encoder", SCORING_LM):
+    if loss in CLASS_LOSSES or architecture in ("bi_encoder", SCORING_LM, PROMPT):
         return None
     if architecture == "cross_encoder" and loss in ("mse", "mae", "contrastive"):
         return None

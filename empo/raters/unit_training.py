@@ -111,6 +111,7 @@ def _train_unit(
     rows = predict(trained.rater, unit, split, examples, corpus.dimensions, corpus.symmetric)
     trained.rater.save(unit.folder / MODEL)
     facts = {"validation_score": trained.score, **trained.facts}
+    facts |= trained.held_out([examples[i] for i in split.test])
     write_jsonl(unit.folder / PREDICTIONS, rows)
     facts |= {"seed": unit.seed, "fold": unit.fold, "test": len(rows)}
     facts["seconds"] = round(time.monotonic() - started, 1)

@@ -1,0 +1,147 @@
+"""One request to an OpenAI-compatible endpoint: the client, the reading of a reply, the reasons.
+
+The only file that knows the `openai` package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from empo.json_values import decoded
+from empo.raters.answer_store import Said
+from empo.records import UserError
+
+if TYPE_CHECKING:
+    import openai
+
+EXCERPT = 500
+"""Characters kept of a body that is no chat completion."""
+_FILTERED = "content"
+"""In the code of a refusal because of what a text says (content_filter, content_policy_violation)."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How an endpoint is reached; nothing of it moves an answer.
+
+    `key_variable` names the environment variable with the key, None where the endpoint wants none.
+    Prices are per million tokens, in any currency.
+    """
+
+    key_variable: str | None = "OPENAI_API_KEY"
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    timeout: float = 60.0
+    retries: int = 6
+    input_price: float | None = None
+    output_price: float | None = None
+
+
+def client_of(
+    base_url: str, access: Access, before: Callable[[Any], None]
+) -> tuple[openai.OpenAI, str]:
+    """The client and the key, from the environment only; `before` is called before every request.
+
+    Raises UserError where the key or the package is missing.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise UserError(
+            "an endpoint needs the package openai, which is not installed. Install it with "
+            "`pip install empo[api]`."
+        ) from None
+    key = ""
+    if access.key_variable is not None:
+        key = os.environ.get(access.key_variable, "").strip()
+        if not key:
+            raise UserError(
+                f"the environment variable {access.key_variable} with the key of {base_url} is not "
+                f"set. Set it (`export {access.key_variable}=...`), name another one with "
+                "`key_variable`, or set that to null where the endpoint wants no key."
+            )
+    client = openai.OpenAI(
+        api_key=key or "none",
+        base_url=base_url,
+        timeout=access.timeout,
+        max_retries=access.retries,
+        http_client=openai.DefaultHttpxClient(event_hooks={"request": [before]}),
+    )
+    return client, key
+
+
+def said_by(client: openai.OpenAI, body: Mapping[str, Any]) -> Said:
+    """Send one request, with the client's retries, and read the reply strictly.
+
+    A refusal because of what the texts say is a reply, too. Raises what the client raises.
+    """
+    import openai
+
+    try:
+        raw = client.chat.completions.with_raw_response.create(**body)
+    except openai.BadRequestError as error:
+        if _FILTERED not in str(error.code):
+            raise
+        return Said(f"refused ({error.code})", well_formed=False)
+    return _read(raw.text)
+
+
+def _read(body: str) -> Said:
+    try:
+        reply = decoded(body)
+        message = reply["choices"][0]["message"]
+        said = message.get("content")
+        if said is None:
+            said = message.get("refusal") or ""
+        if not isinstance(said, str):
+            raise TypeError
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return Said(body[:EXCERPT], well_formed=False)
+    usage = reply.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    served = reply.get("model")
+    return Said(
+        said,
+        True,
+        *(number if isinstance(number, int) else 0 for number in tokens),
+        served if isinstance(served, str) else "",
+    )
+
+
+def why_not(error: Exception, model: str, base_url: str, access: Access) -> str | None:
+    """Why there was no reply, and what to do about it; None where the endpoint is not to blame."""
+    import openai
+
+    if not isinstance(error, openai.APIError):
+        return None
+    status = getattr(error, "status_code", None)
+    shown = " ".join(str(error).split())[:300].rstrip(".")
+    if status == 404:
+        return (
+            f"{base_url}: it does not know the model {model!r} (404: {shown}). Check the name "
+            f"(`encoder`) and `base_url`; {base_url.rstrip('/')}/models lists what it has."
+        )
+    if status in (401, 403):
+        return (
+            f"{base_url}: the key is refused ({shown}). Check the environment variable "
+            f"{access.key_variable} and what the key may use."
+        )
+    tries = f"after {access.retries + 1} tries"
+    if status is None:
+        slow = isinstance(error, openai.APITimeoutError)
+        what = f"no answer within {access.timeout:g} seconds" if slow else "no connection"
+        return f"{base_url}: {what} {tries} ({shown}). Check that the endpoint runs."
+    if status == 429 or status >= 500:
+        return (
+            f"{base_url}: it answers {status} {tries} ({shown}). Wait, lower `concurrency` or set "
+            "`requests_per_minute`."
+        )
+    if getattr(error, "code", None) == "context_length_exceeded":
+        return (
+            f"{base_url}: a prompt is longer than the model can read ({shown}). Lower `max_length`."
+        )
+    return f"{base_url}: it refuses the request ({shown}). Check the fields of `request`."

@@ -300,12 +300,13 @@ def test_every_shipped_rater_has_settings_that_exist_and_work(path: Path) -> Non
     assert f"recipes/rater.py --config recipes/{path.parent.name}/{path.name}" in head
     assert settings.licence != "not stated" and settings.max_length == given["max_length"]
     if path.stem.endswith("_cpu"):
-        language = settings.architecture in ("scoring_lm", "seq2seq")
-        encoder = "scratch" if language else "minilm"
+        own = {"scoring_lm": "scratch", "seq2seq": "scratch", "prompt": "runs/tiny/base-1024"}
+        encoder = own.get(settings.architecture, "minilm")
         assert given["use_cpu"] is True and settings.encoder == encoder and settings.folds == 1
         assert args.num_train_epochs <= 6
     elif path.parent.name == "raters":
-        assert settings.encoder != "minilm" and given.get("bf16") is True
+        trained = settings.architecture != "prompt"
+        assert settings.encoder != "minilm" and (given.get("bf16") is True) == trained
     if path.stem == "epitome_cross_cpu":
         assert (settings.max_length, settings.response_max_length) == (64, 64)
         assert settings.seeds == [1, 2, 3]

@@ -169,8 +169,8 @@ class Endpoint:
                     answered += error is None
                     bar.update(error is None)
                 if stop.number is not None or failure is not None:
-                    self._gate.open()
-        self._gate.close()
+                    self._gate.hurry()
+        self._gate.calm()
         left = len(missing) - answered
         if left and stop.number is not None:
             raise Stopped(stop.number, f"Answers that came are kept in {self._store.path}")
@@ -251,7 +251,7 @@ class _Gate:
         self.lock = threading.Lock()
         self._seconds = 60.0 / per_minute if per_minute else 0.0
         self._next = 0.0
-        self._hurry = threading.Event()
+        self._hurried = threading.Event()
 
     def wait(self, _request: Any) -> None:
         """Wait for the next place; when the run is about to end nobody waits."""
@@ -261,15 +261,15 @@ class _Gate:
             now = time.monotonic()
             place = max(now, self._next)
             self._next = place + self._seconds
-        self._hurry.wait(place - now)
+        self._hurried.wait(place - now)
 
-    def open(self) -> None:
+    def hurry(self) -> None:
         """Let everybody through."""
-        self._hurry.set()
+        self._hurried.set()
 
-    def close(self) -> None:
+    def calm(self) -> None:
         """Go back to the pace."""
-        self._hurry.clear()
+        self._hurried.clear()
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from empo.json_values import decoded
 from empo.raters.answer_store import Said
 from empo.records import UserError
@@ -32,12 +34,12 @@ class Access:
     """
 
     key_variable: str | None = "OPENAI_API_KEY"
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    timeout: float = 60.0
-    retries: int = 6
-    input_price: float | None = None
-    output_price: float | None = None
+    concurrency: PositiveInt = 8
+    requests_per_minute: PositiveFloat | None = None
+    timeout: PositiveFloat = 60.0
+    retries: NonNegativeInt = 6
+    input_price: NonNegativeFloat | None = None
+    output_price: NonNegativeFloat | None = None
 
 
 def client_of(

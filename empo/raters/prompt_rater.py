@@ -13,20 +13,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from empo.raters.asking import REMEDY, Asking
 from empo.raters.chat_models import ChatAnswer, ChatModel, load_local
 from empo.raters.endpoint import Endpoint
 from empo.raters.endpoint_requests import Access
+from empo.raters.endpoint_trust import require_trust
 from empo.raters.folder import MODEL_ACCESS, PROMPTS, RATER_CONFIG, RaterConfig, weights_digest
 from empo.raters.prompt_questions import Fitted, QuestionWriter
+from empo.raters.prompt_settings import url_problem
 from empo.raters.prompt_templates import TEXTS
 from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import UserError, read_object, shown, write_json
 
 KIND = "prompt"
+_ACCESS = TypeAdapter(Access)
 UNSAVED = "unsaved"
 _SETTINGS: dict[str, type] = {"item": str, "turns": int, "max_length": int, "variant": str}
+
+
+@with_config(extra="forbid")
+class _EndpointFacts(TypedDict):
+    kind: str
+    name: str
+    base_url: str
+    request: dict[str, Any]
+
+
+_ENDPOINT = TypeAdapter(_EndpointFacts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,13 +237,16 @@ def open_model(
     `facts` tell it from others: base_url, name and request of an endpoint; name, identity (digest of
     a folder, commit of a hub model), dtype and chat template of a model that runs here. `access` is
     how to get at it: fields of `Access`, or `path`. Raises UserError where they do not fit (`where`
-    names the file), or the model in the folder is another.
+    names the file), the user has never named the endpoint, or the model in the folder is another.
     """
     try:
         if facts["kind"] == "endpoint":
-            return Endpoint(
-                facts["name"], facts["base_url"], dict(facts["request"]), Access(**access)
-            )
+            reached = _ACCESS.validate_python(access)
+            model = _ENDPOINT.validate_python(dict(facts), strict=True)
+            if problem := url_problem(model["base_url"]):
+                raise UserError(f"{where}: {problem}")
+            require_trust(model["base_url"], reached.key_variable, where)
+            return Endpoint(model["name"], model["base_url"], model["request"], reached)
         path, identity = str(access["path"]), str(facts["identity"])
         dtype, template = str(facts["dtype"]), str(facts["chat_template"])
     except (KeyError, TypeError, ValueError) as error:

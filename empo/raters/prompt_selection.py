@@ -23,6 +23,7 @@ from empo.raters.chat_models import ChatAnswer, ChatModel, ChatQuestion, load_lo
 from empo.raters.encoders import encoder_identity, resolve_encoder
 from empo.raters.endpoint import Endpoint
 from empo.raters.endpoint_requests import Access
+from empo.raters.endpoint_trust import trust
 from empo.raters.evaluation import MEANS, evaluate_predictions
 from empo.raters.folder import RaterConfig
 from empo.raters.predictions import RATER, Predictions, nearest_level, task
@@ -168,6 +169,7 @@ def _opened(
             settings.input_price,
             settings.output_price,
         )
+        trust(settings.base_url, settings.key_variable)
         facts: dict[str, Any] = {"kind": "endpoint", "name": settings.encoder}
         facts |= {"base_url": settings.base_url, "request": settings.request}
         model = Endpoint(settings.encoder, settings.base_url, settings.request, reached)

@@ -17,7 +17,9 @@ import pytest
 from tiny_runs import ROOT, environment, recipe
 
 from empo.rate import rate_command
+from empo.raters.endpoint_trust import trust, trust_file
 from empo.raters.folder import RaterConfig
+from empo.raters.loading import load_rater
 from empo.records import UserError, read_json, read_jsonl
 
 sys.path.insert(0, str(ROOT / "tests" / "raters"))
@@ -127,12 +129,13 @@ def test_the_same_command_asks_nothing_again_even_in_another_folder(
 
 
 def test_the_other_commands_use_it_and_repeat_its_doubts(
-    rated: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rated: Path, pairs: Path, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = importlib.util.spec_from_file_location("eval_raters", ROOT / "eval" / "raters.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    trust(server.base_url, "OPENAI_API_KEY")
     output = tmp_path / "measured"
     given = ["--rater", str(rated), "--input", str(pairs), "--limit", "12"]
     assert module.main([*given, "--output", str(output)]) == 0
@@ -171,6 +174,7 @@ def test_a_stopped_command_goes_on_with_what_is_missing(
 
     with Server(stops) as server:
         folder = copied(rated, tmp_path / "judge", server.base_url)
+        trust(server.base_url, "OPENAI_API_KEY")
         cli = "from empo.cli import main; main()"
         command = [sys.executable, "-c", cli, "rate", "--rater", str(folder)]
         command += ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
@@ -197,8 +201,33 @@ def test_a_stopped_command_goes_on_with_what_is_missing(
     assert [row["scores"]["empathy"] for row in rows] == [1.5] * 40
 
 
+def test_a_folder_cannot_choose_where_texts_and_a_key_go(rated: Path, tmp_path: Path) -> None:
+    with Server(judge) as server:
+        folder = copied(rated, tmp_path / "judge", server.base_url)
+        told = rf"{server.base_url}, with the key in OPENAI_API_KEY, and you have not named this"
+        with pytest.raises(UserError, match=told):
+            load_rater(folder)
+        trust(server.base_url, "OPENAI_API_KEY")
+        trust(server.base_url, None)
+        assert read_json(trust_file()) == {server.base_url: ["OPENAI_API_KEY", None]}
+        load_rater(folder)
+        access = read_json(folder / "model_access.json")
+        for key, value, expected in [
+            ("key_variable", "HF_TOKEN", "with the key in HF_TOKEN, and you have not"),
+            ("concurrency", 0, "model_access.json: a field is missing or unknown"),
+            ("timeout", "soon", "model_access.json: a field is missing or unknown"),
+        ]:
+            (folder / "model_access.json").write_text(json.dumps(access | {key: value}))
+            with pytest.raises(UserError, match=expected):
+                load_rater(folder)
+        trust_file().write_text('{"http://a": "KEY"}')
+        with pytest.raises(UserError, match="endpoints.json, field 'http://a': .* Delete it, or"):
+            load_rater(copied(rated, tmp_path / "again", server.base_url))
+        assert server.total == 0
+
+
 def copied(rater: Path, folder: Path, base_url: str) -> Path:
-    """The rater with another address, two questions at a time."""
+    """The rater at another address, two questions at a time."""
     folder.mkdir()
     config = read_json(rater / "rater_config.json")
     config["settings"]["model"]["base_url"] = base_url

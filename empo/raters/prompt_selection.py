@@ -230,8 +230,7 @@ def _measured(rater: PromptRater, examples: Sequence[Example]) -> dict[str, Any]
             entry["macro_f1"] = macro_f1(labels, said, dimension.levels or ())
             scores.append(entry["macro_f1"])
         else:
-            worst = np.maximum(labels - dimension.low, dimension.high - labels)
-            entry["mse"] = float((np.where(read, said - labels, worst) ** 2).mean())
+            entry["mse"] = squared_error(labels, said, dimension)
             scores.append(-entry["mse"])
         values[dimension.name] = entry
     if not scores:
@@ -255,6 +254,13 @@ def macro_f1(gold: np.ndarray, scores: np.ndarray, levels: Sequence[float]) -> f
     return float(
         f1_score(classes, predicted, labels=np.unique(classes), average="macro", zero_division=0)
     )
+
+
+def squared_error(gold: np.ndarray, scores: np.ndarray, dimension: Dimension) -> float:
+    """The mean squared error in native units; a score that is NaN is as wrong as the range allows."""
+    worst = np.maximum(gold - dimension.low, dimension.high - gold)
+    errors = np.where(np.isfinite(scores), scores - gold, worst)
+    return float((errors**2).mean())
 
 
 def _line(tried: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from empo.raters.folder import RaterConfig, attest, weights_digest
 from empo.raters.loading import LazyRater, load_rater
 from empo.raters.prompt_questions import NOTHING, QuestionWriter, Shot
 from empo.raters.prompt_rater import KIND, PromptRater
-from empo.raters.prompt_selection import Selected, macro_f1, select_prompt
+from empo.raters.prompt_selection import Selected, macro_f1, select_prompt, squared_error
 from empo.raters.prompt_settings import url_problem
 from empo.raters.prompt_templates import Asked, Wording, load_prompts
 from empo.raters.settings import RaterSettings
@@ -173,16 +173,17 @@ def first_decides(text: str) -> str:
 
 def test_both_orders_are_asked_and_a_judge_of_the_first_one_is_seen() -> None:
     judge = rater(Scripted(first_decides), "stories")
-    pairs = [RatingInput("a", "b c d"), RatingInput("a b", "c d"), RatingInput("a b c d", "e")]
+    texts = [("a", "b c d"), ("a b", "c d"), ("a b c d", "e"), ("a b", "c d e")]
+    pairs = [RatingInput(*both) for both in texts]
     judged = judge.judged(pairs)
-    assert judged.scores[:, :, 0].tolist() == [[1, 2, 4], [3, 2, 1]]
+    assert judged.scores[:, :, 0].tolist() == [[1, 2, 4, 2], [3, 2, 1, 3]]
     ratings = judge.score(pairs)
-    assert ratings.scores[:, 0].tolist() == [2, 2, 2.5] and ratings.n_valid.tolist() == [2, 2, 2]
+    assert ratings.scores[:, 0].tolist() == [2, 2, 2.5, 2.5] and set(ratings.n_valid) == {2}
     assert judged.swaps((NEAR,)) == {
         "near": {
-            "n": 3,
-            "share_that_differ": pytest.approx(2 / 3),
-            "mean_absolute_difference": pytest.approx((2 + 0 + 3) / 3),
+            "n": 4,
+            "share_that_differ": 3 / 4,
+            "mean_absolute_difference": (2 + 0 + 3 + 1) / 4,
         }
     }
     assert rater(Scripted(by_word)).judged([RatingInput("a", "b")]).swaps((WARM,)) == {}
@@ -445,6 +446,13 @@ def test_macro_f1_takes_an_unread_answer_for_a_wrong_one() -> None:
     assert macro_f1(gold, np.array([0.0, 2.0, 2.0]), WARM.levels) == pytest.approx(2 / 3)
     assert macro_f1(gold, np.array([0.0, np.nan, 2.0]), WARM.levels) == pytest.approx(5 / 6)
     assert macro_f1(gold, np.full(3, np.nan), WARM.levels) == 0
+
+
+def test_the_squared_error_of_an_unread_answer_is_the_largest_possible() -> None:
+    """On 1 to 4: off by 1 and, for a label of 1.5, by 2.5 where nothing was read."""
+    gold = np.array([2.0, 1.5])
+    assert squared_error(gold, np.array([3.0, 1.5]), NEAR) == 1 / 2
+    assert squared_error(gold, np.array([3.0, np.nan]), NEAR) == (1 + 6.25) / 2
 
 
 def test_one_example_per_level_from_train_drawn_by_the_seed(base: Path, tmp_path: Path) -> None:

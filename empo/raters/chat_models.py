@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 from tqdm import tqdm
@@ -84,6 +85,7 @@ class LocalChatModel:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.chat = ChatFormat(tokenizer, chat_template, None, training=False)
         self.limit: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.template: str | None = self.chat.plain_template
         self._takes_system = _takes_system(self.chat)
 
     def text(self, messages: Sequence[Message]) -> str:
@@ -126,6 +128,65 @@ class LocalChatModel:
         return found
 
 
+class LocalSeq2SeqModel:
+    """An encoder-decoder of transformers (Flan-T5), in this process.
+
+    It has no chat template: it reads the messages one after another, a blank line between them.
+    """
+
+    template: str | None = None
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: str | None = None
+    ) -> None:
+        import torch
+
+        from empo.raters.encoders import positions
+
+        self.model, self.tokenizer = model, tokenizer
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.limit = positions(model.config, tokenizer)
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The messages as the model reads them."""
+        return "\n\n".join(message.content for message in messages)
+
+    def length(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt; the answer has no part in it."""
+        from empo.raters.fitting import token_counts
+
+        return token_counts(self.tokenizer, [self.text(messages)])[0]
+
+    def answers(self, questions: Sequence[ChatQuestion], batch_size: int) -> list[ChatAnswer]:
+        """The most likely of each question's allowed answers, the first of equals."""
+        import torch
+
+        from empo.raters.answers import option_log_likelihoods
+
+        self.model.to(self.device).eval()
+        texts = [self.text(question.messages) for question in questions]
+        found: list[ChatAnswer] = [ChatAnswer(None)] * len(questions)
+        order = sorted(range(len(texts)), key=lambda i: (questions[i].allowed, len(texts[i])))
+        bar = tqdm(total=len(order), desc="answers", unit="prompt", delay=5, leave=False)
+        for allowed, same in groupby(order, key=lambda i: questions[i].allowed):
+            ids = self.tokenizer(list(allowed), add_special_tokens=False).input_ids
+            options = [[*answer, self.tokenizer.eos_token_id] for answer in ids]
+            of = list(same)
+            for start in range(0, len(of), batch_size):
+                some = of[start : start + batch_size]
+                batch = self.tokenizer([texts[i] for i in some], padding=True, return_tensors="pt")
+                batch = batch.to(self.device)
+                with torch.inference_mode():
+                    likely = option_log_likelihoods(
+                        self.model, batch.input_ids, batch.attention_mask, options
+                    )
+                for i, row in zip(some, likely.cpu().numpy(), strict=True):
+                    found[i] = ChatAnswer(int(row.argmax()), tuple(row.tolist()))
+                bar.update(len(some))
+        bar.close()
+        return found
+
+
 def load_local(
     path: str,
     *,
@@ -134,20 +195,24 @@ def load_local(
     chat_template: str | None = None,
     template: str | None = None,
     device: str | None = None,
-) -> LocalChatModel:
-    """The causal chat model of a folder or hub id.
+) -> LocalChatModel | LocalSeq2SeqModel:
+    """The chat model of a folder or hub id: a causal one, or an encoder-decoder.
 
-    `chat_template` names a template (see `LocalChatModel`); `template` is the text of one. Raises UserError where it cannot be loaded, is an encoder-decoder, or has no chat template.
+    `chat_template` names a template (see `LocalChatModel`); `template` is the text of one; an
+    encoder-decoder has none. Raises UserError where it cannot be loaded, or lacks a chat template.
     """
     from empo.models import ModelSource, load_config, load_model, load_tokenizer
     from empo.templates import check_template
 
     source = ModelSource(path, revision=revision)
     if load_config(source).is_encoder_decoder:
-        raise UserError(
-            f"{path}: an encoder-decoder is no chat model that can be asked here. Give a causal "
-            "language model with a chat template, or serve this one behind an endpoint (base_url)."
-        )
+        from empo.raters.encoders import load_seq2seq
+
+        if chat_template is not None or template is not None:
+            raise UserError(
+                f"{path}: an encoder-decoder has no chat template; leave chat_template out."
+            )
+        return LocalSeq2SeqModel(*load_seq2seq(path, dtype, revision), device)
     tokenizer = load_tokenizer(source)
     if template is not None:
         check_template(template, path)

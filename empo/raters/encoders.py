@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -134,8 +134,10 @@ def load_encoder(path: str) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     return encoder, tokenizer
 
 
-def load_seq2seq(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The whole encoder-decoder of a folder or hub id that `resolve_encoder` returned, float32.
+def load_seq2seq(
+    path: str, dtype: str = "float32", revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The whole encoder-decoder of a folder or hub id that `resolve_encoder` returned.
 
     Raises UserError as `load_encoder`, and where the model has no decoder.
     """
@@ -144,7 +146,8 @@ def load_seq2seq(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     _check(path)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        of: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(path, **of)
         if not config.is_encoder_decoder:
             raise UserError(
                 f"{path}: this model ({config.model_type}) has no decoder, so it cannot answer. "
@@ -153,11 +156,11 @@ def load_seq2seq(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
             path,
             use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             output_loading_info=True,
+            **of,
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, **of)
     except UNLOADABLE as error:
         raise cannot_load(path, error) from None
     require_complete(path, report["missing_keys"])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window", "seq2seq"]
 
 _NAMES = {"user": "speaker", "assistant": "listener"}
-_MARK = "marked turn"
+_MARK = "reply"
 """What stands before the response where a model is told in words which turn is meant."""
 
 

@@ -81,11 +81,11 @@ class _File(Strict):
 
 
 def load_instructions(
-    dimensions: Sequence[Dimension], path: str | Path | None = None
+    dimensions: Sequence[Dimension], path: str | Path | None = None, missing_ok: bool = False
 ) -> dict[str, Instruction]:
     """The instruction of every dimension; those of the YAML file `path` come before ours.
 
-    Raises UserError naming file and dimension: none for it, no task, an unknown placeholder, an
+    With `missing_ok` a dimension that has none is left out. Raises UserError naming file and dimension: none for it, no task, an unknown placeholder, an
     answer that is blank or stands for two levels, a level without an answer, an answer for what is
     no level.
     """
@@ -96,6 +96,8 @@ def load_instructions(
         holder = next(
             (name for name, file in read.items() if dimension.name in file.dimensions), None
         )
+        if holder is None and missing_ok:
+            continue
         if holder is None:
             known = sorted({name for file in read.values() for name in file.dimensions})
             raise UserError(

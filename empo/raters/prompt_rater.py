@@ -248,7 +248,9 @@ def open_model(
             require_trust(model["base_url"], reached.key_variable, where)
             return Endpoint(model["name"], model["base_url"], model["request"], reached)
         path, identity = str(access["path"]), str(facts["identity"])
-        dtype, template = str(facts["dtype"]), str(facts["chat_template"])
+        dtype, template = str(facts["dtype"]), facts["chat_template"]
+        if not isinstance(template, str | None):
+            raise TypeError("chat_template")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: a field is missing or unknown ({shown(error)}). {REMEDY}"

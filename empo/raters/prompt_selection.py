@@ -183,7 +183,7 @@ def _opened(
         device="cpu" if use_cpu else None,
     )
     facts = {"kind": "local", "name": shown, "identity": identity, "dtype": settings.dtype}
-    facts["chat_template"] = local.chat.plain_template
+    facts["chat_template"] = local.template
     return local, facts, {"path": str(Path(path).resolve()) if Path(path).is_dir() else path}
 
 

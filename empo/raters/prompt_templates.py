@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from empo.raters.instructions import check_template, load_instructions
 from empo.rating import Dimension
-from empo.records import UserError, listed, shown
+from empo.records import UserError, shown
 from empo.settings import load_yaml
 
 Item = Literal["response", "stories"]
@@ -98,13 +98,13 @@ class Prompts:
 
         Raises UserError where nothing says how to ask for it, or its answers are not its levels.
         """
-        if dimension.name not in self.dimensions:
+        found = self.dimensions.get(dimension.name) or _instructed(dimension)
+        if found is None:
             raise UserError(
-                f"dimension {dimension.name!r}: nothing says how to ask for it; known are "
-                f"{listed(self.dimensions)}. Add it under `{_DIMENSIONS}` in a YAML file given as "
-                "`prompts`, with task, definition and answers, or choose others with `dimensions`."
+                f"dimension {dimension.name!r}: nothing says how to ask for it. Add it under "
+                f"`{_DIMENSIONS}` in a YAML file given as `prompts`, with task, definition and "
+                "answers, or choose others with `dimensions`."
             )
-        found = self.dimensions[dimension.name]
         levels = dimension.levels
         outside = [v for v in found.values if not dimension.low <= v <= dimension.high]
         differ = levels is not None and (
@@ -123,6 +123,15 @@ class Prompts:
                 "an answer for each of them in a YAML file (`prompts`)."
             )
         return found
+
+
+def _instructed(dimension: Dimension) -> Asked | None:
+    """The dimension as encoder-decoders are told of it, where that is shipped."""
+    shipped = load_instructions([dimension], missing_ok=True).get(dimension.name)
+    if shipped is None:
+        return None
+    answers = tuple(zip(dimension.levels or (), shipped.options, strict=True))
+    return Asked(dimension.name, shipped.task, f"{shipped.definition} {shipped.domain}", answers)
 
 
 def load_prompts(item: Item, path: str | Path | None = None) -> Prompts:
@@ -168,21 +177,7 @@ def _wording(item: str, entry: Any, where: str) -> Wording:
     known = (*ASKED, *TEXTS[item])
     used: set[str] = set()
     for part, text in texts.items():
-        try:
-            parts = list(string.Formatter().parse(text))
-        except ValueError as error:
-            raise UserError(
-                f"{where}, {part}: the braces do not fit ({error}). A brace is written as {{{{."
-            ) from None
-        names = {name for _, name, _, _ in parts if name is not None}
-        if unknown := sorted(names - set(known)):
-            raise UserError(
-                f"{where}, {part}: the placeholder {{{unknown[0]}}} is unknown; known are "
-                f"{', '.join(f'{{{name}}}' for name in known)}."
-            )
-        if any(spec or conversion for _, _, spec, conversion in parts):
-            raise UserError(f"{where}, {part}: a placeholder is a name in braces and nothing else.")
-        used |= names
+        used |= check_template(text, known, f"{where}, {part}")
     if missing := [name for name in _NEEDED[item] if name not in used]:
         raise UserError(f"{where}: the placeholder {{{missing[0]}}} is missing.")
     return Wording(**texts)

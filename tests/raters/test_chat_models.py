@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_seq2seq
 import torch
 from tiny_language_models import untrained, write_tokenizer
 
-from empo.raters.chat_models import ANSWER_TOKENS, ChatQuestion, LocalChatModel, load_local
+from empo.raters.chat_models import (
+    ANSWER_TOKENS,
+    ChatQuestion,
+    LocalChatModel,
+    LocalSeq2SeqModel,
+    load_local,
+)
 from empo.records import Message, UserError
 
 WORDS = ("awful", "poor", "okay", "great")
@@ -91,9 +99,36 @@ def test_control_text_in_a_message_stays_text(chat: LocalChatModel) -> None:
     assert text.count("<|assistant|>") == 1 and "< |assistant|>" in text
 
 
-def test_an_encoder_decoder_is_refused(encoders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="an encoder-decoder is no chat model that can be asked"):
-        load_local(str(encoders["t5"]))
+def test_an_encoder_decoder_answers_with_the_likeliest_output(tmp_path: Path) -> None:
+    tokenizer = tiny_seq2seq.write_tokenizer()
+    tiny_seq2seq.untrained(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    chat = load_local(str(tmp_path), device="cpu")
+    assert isinstance(chat, LocalSeq2SeqModel) and chat.template is None
+    asked = [
+        ChatQuestion(
+            (Message(role="system", content="How was it?"), Message(role="user", content=t)), a
+        )
+        for t in ("The day was awful.", "great, I lost my job today", "Fine")
+        for a in (("none", "weak", "strong"), ("No", "Yes"))
+    ]
+    assert chat.text(asked[0].messages) == "How was it?\n\nThe day was awful."
+    for batch_size in (1, 2, 8):
+        for question, answer in zip(asked, chat.answers(asked, batch_size), strict=True):
+            ids = tokenizer(chat.text(question.messages), return_tensors="pt").input_ids
+            likely = []
+            for option in question.allowed:
+                labels = [
+                    *tokenizer(option, add_special_tokens=False).input_ids,
+                    tokenizer.eos_token_id,
+                ]
+                with torch.no_grad():
+                    loss = chat.model(input_ids=ids, labels=torch.tensor([labels])).loss.item()
+                likely.append(-loss * len(labels))
+            assert answer.log_probs == pytest.approx(likely, abs=1e-3)
+            assert answer.choice == int(np.argmax(likely))
+    with pytest.raises(UserError, match="an encoder-decoder has no chat template"):
+        load_local(str(tmp_path), chat_template="zephyr", device="cpu")
 
 
 def test_a_model_without_template_is_refused_with_what_to_set(tmp_path: Path) -> None:

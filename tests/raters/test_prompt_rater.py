@@ -13,11 +13,13 @@ import pytest
 from openai_server import Server
 from tiny_language_models import untrained, write_tokenizer
 
+from empo.corpora.epitome import DIMENSIONS
 from empo.corpora.labelled import Example
 from empo.dialogues import Turn
 from empo.raters.asking import Asking
 from empo.raters.chat_models import ChatAnswer, ChatQuestion
 from empo.raters.folder import RaterConfig, attest, weights_digest
+from empo.raters.instructions import load_instructions
 from empo.raters.loading import LazyRater, load_rater
 from empo.raters.prompt_questions import NOTHING, QuestionWriter, Shot
 from empo.raters.prompt_rater import KIND, PromptRater
@@ -229,7 +231,10 @@ def test_a_file_of_ones_own_replaces_adds_and_leaves_the_rest(tmp_path: Path) ->
     assert prompts.wordings["plain"] == Wording("s", "{response} {options}")
     assert list(prompts.wordings) == ["plain", "annotator", "steps", "mine"]
     assert prompts.dimensions["warmth"].options == ("no", "yes")
-    assert prompts.dimensions["explorations"] == load_prompts("response").dimensions["explorations"]
+    assert prompts.asked(DIMENSIONS[2]) == load_prompts("response").asked(DIMENSIONS[2])
+    shipped = load_instructions(DIMENSIONS)["explorations"]
+    assert prompts.asked(DIMENSIONS[2]).task == shipped.task
+    assert prompts.asked(DIMENSIONS[2]).answers == ((0.0, "none"), (1.0, "weak"), (2.0, "strong"))
     assert load_prompts("stories", own).wordings == load_prompts("stories").wordings
     assert list(prompts.chosen(["mine"])) == ["mine"]
     with pytest.raises(UserError, match="variants: 'his' is no wording for response; there are: "):
@@ -279,10 +284,10 @@ def test_a_file_that_cannot_be_asked_is_refused(text: str, expected: str, tmp_pa
 
 def test_a_dimension_without_words_or_with_other_levels_is_refused() -> None:
     prompts = load_prompts("response")
-    with pytest.raises(UserError, match="'warmth': nothing says how to ask for it; known are"):
+    with pytest.raises(UserError, match="'warmth': nothing says how to ask for it. Add it under"):
         prompts.asked(WARM)
     with pytest.raises(
-        UserError, match="answers are for 0, 1, 2, but the data have the levels 0, 1"
+        UserError, match="answers are expected for the levels 0, 1, not for 0, 1, 2"
     ):
         prompts.asked(Dimension("explorations", 0, 1, "binary", (0.0, 1.0)))
     with pytest.raises(UserError, match="but the data have the range 0 to 1"):

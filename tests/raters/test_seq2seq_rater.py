@@ -85,7 +85,7 @@ def test_the_model_reads_the_instruction_then_the_window_with_its_turn_marked() 
     text = own.tokenizer.decode(row.ids, skip_special_tokens=True)
     assert text == (
         f"{own.instructions['explorations'].text} |speaker: It was awful.|listener: Okay.|"
-        "speaker: Hm|marked turn, listener:no"
+        "speaker: Hm|reply, listener:no"
     )
     start, stop = row.target
     assert own.tokenizer.decode(row.ids[start:stop]) == "no"
@@ -93,7 +93,7 @@ def test_the_model_reads_the_instruction_then_the_window_with_its_turn_marked() 
     assert own.tokenizer.decode(row.ids).endswith("day was poor. |speaker: great")
     (row,) = rater(instruct=False).questions.readers[2].rows(PAIRS[:1])
     text = own.tokenizer.decode(row.ids, skip_special_tokens=True)
-    assert text == "speaker: I lost my job today.|marked turn, listener:How was it?"
+    assert text == "speaker: I lost my job today.|reply, listener:How was it?"
 
 
 def test_a_label_token_in_a_text_is_plain_text() -> None:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from empo.models import small_seq2seq, train_tokenizer
 
 TEXTS = (
-    "I lost my job today and do not know what to do. speaker: listener: marked turn, | Answers:",
+    "I lost my job today and do not know what to do. speaker: listener: reply, | Answers:",
     "How was it? The day was awful, poor, okay, fine, good or great. none weak strong Yes No",
 )
 

@@ -25,6 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.trainer_utils import set_seed
 
 from empo.dialogues import Exchange
+from empo.process import MAKE_ROOM
 from empo.prompts import ChatFormat
 from empo.records import (
     RESPONSES_SCHEMA,
@@ -282,8 +283,8 @@ def _explained(path: Path) -> Iterator[None]:
         free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
         raise UserError(
             f"{path}: it could not be written ({error.strerror}); {free / 1e6:,.1f} MB are free on "
-            "its disk. Free space or make it writable, and give the same command again: it goes on "
-            "with the replies that are missing."
+            f"its disk. Make the folder writable where it is not. {MAKE_ROOM}, and give the same command "
+            "again: it goes on with the replies that are missing."
         ) from error
 
 

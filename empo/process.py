@@ -17,6 +17,11 @@ from empo.redaction import redacted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAKE_ROOM = (
+    "Free space on the disk that the command writes to, or raise the limit on files (`ulimit -f`) or "
+    "the quota"
+)
+"""What to do where a file could not be written to its end."""
 _TWICE = 1.0
 """Seconds in which a second Ctrl-C is the first one: a terminal and a launcher both send it."""
 
@@ -174,9 +179,8 @@ def _full_disk(error: Exception) -> str | None:
     file = getattr(error, "filename", None)
     reason = text.splitlines()[0] if rust else (error.strerror or text).lower()
     return (
-        f"error: {f'{file}: ' if file else 'a file could not be written to its end: '}{reason}. Free "
-        "space on the disk that the command writes to, and give the same command again: it goes on "
-        "with what is missing."
+        f"error: {f'{file}: ' if file else 'a file could not be written to its end: '}{reason}. "
+        f"{MAKE_ROOM}, and give the same command again: it goes on with what is missing."
     )
 
 

@@ -319,6 +319,12 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     return ", ".join(f"{n[:40]}..." if len(n) > 40 else n for n in names[:most]) + more
 
 
+def make_readable(folder: str | Path) -> None:
+    """Let others read saved weights as they may read the files beside them; safetensors lets nobody."""
+    for file in Path(folder).rglob("*.safetensors"):
+        file.chmod(0o644)
+
+
 def finite(value: float | None) -> float | None:
     """The value itself, or None where it is no finite number (files never hold NaN)."""
     return float(value) if value is not None and math.isfinite(value) else None

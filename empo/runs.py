@@ -194,7 +194,7 @@ class Run:
         differences = _differences(run.facts, command, settings)
         if not differences:
             return run
-        status = f"{run.facts['command']}, {run.facts['status']}"
+        status = f"{run.facts['command']}, {'complete' if run.complete else 'not at its end'}"
         refusal = (
             f"{folder}: this folder already holds another run ({status}). It differs in:\n"
             + "\n".join(f"  - {line}" for line in differences.values())
@@ -204,9 +204,14 @@ class Run:
         if accept and (bound or run.complete):
             why = f"{', '.join(bound)} cannot change in a run" if bound else "it is complete"
             raise UserError(f"{refusal}These cannot be accepted: {why}. {ANEW}")
+        if run.complete:
+            raise UserError(f"{refusal}It stays as it is. {ANEW}")
         if not accept:
-            going_on = "" if accept is None or bound or run.complete else f" {ACCEPT}"
-            raise UserError(f"{refusal}Give its settings to continue it.{going_on} {ANEW}")
+            going_on = "" if accept is None or bound else f" {ACCEPT}"
+            fixed_ones = f" ({', '.join(bound)} cannot change in a run)" if bound else ""
+            raise UserError(
+                f"{refusal}Give its settings to continue it{fixed_ones}.{going_on} {ANEW}"
+            )
         run._accepted(list(differences.values()))
         run.facts["settings"] = settings
         return run

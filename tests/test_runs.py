@@ -63,7 +63,7 @@ def test_another_run_in_the_folder_is_refused_with_every_difference(tmp_path: Pa
     with pytest.raises(UserError) as error:
         Run.start(tmp_path, "sft", changed)
     assert str(error.value) == (
-        f"{tmp_path}: this folder already holds another run (sft, running). It differs in:\n"
+        f"{tmp_path}: this folder already holds another run (sft, not at its end). It differs in:\n"
         "  - learning_rate: 1e-05 there, 2e-05 now\n"
         "  - limit: None there, 5 now\n"
         "  - lora_targets: ['q_proj'] there, ['q_proj', 'v_proj'] now\n"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import (
     ProgressCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -62,6 +63,21 @@ class SeedSampler(TrainerCallback):
     ) -> None:
         """Before the first batch of an epoch is asked for, also when it is continued."""
         self.generator.manual_seed(args.seed + int(state.epoch or 0))
+
+
+class TokensSeen(TrainerCallback):
+    """Lets trl count the tokens of a continued run on from its last row of the log, not from 0."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The log of the checkpoint is there."""
+        logged = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
+        if logged and hasattr(self.trainer, "_total_train_tokens"):
+            self.trainer._total_train_tokens = int(logged[-1])
 
 
 class Progress(ProgressCallback):

@@ -324,9 +324,6 @@ class RewardSettings(TuningSettings):
             found.append("dimensions: one stands there twice.")
         if self.select_by == "reward_accuracy":
             found.append("select_by: only DPO has a reward_accuracy.")
-        for folder in (*self.rater, *(self.metric_rater or ())):
-            if not Path(folder).is_dir():
-                found.append(f"rater: {folder}: no such folder. Train one with recipes/rater.py.")
         return found
 
 

@@ -29,6 +29,7 @@ from empo.alignment.callbacks import (
     Lines,
     LogFile,
     Progress,
+    TokensSeen,
     log_entry,
 )
 from empo.alignment.launching import repeated_rows
@@ -42,7 +43,7 @@ from empo.models import ModelSource, lora_config, weights_identity
 from empo.process import Stopped
 from empo.prompts import ChatFormat
 from empo.records import UserError, finite, write_jsonl
-from empo.runs import ACCEPT, ANEW, LOCK, Run, alone, free_folder
+from empo.runs import ACCEPT, ANEW, LOCK, Run, alone, free_folder, now
 
 logger = logging.getLogger(__name__)
 
@@ -251,13 +252,15 @@ def train(trainer: RunTrainer, run: Run) -> None:
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress if sys.stderr.isatty() and not args.disable_tqdm else Lines)
+    trainer.add_callback(TokensSeen(trainer))
     last = from_main(
         lambda: last_checkpoint(args.output_dir, run.digests, args.load_best_model_at_end)
     )
     if last is not None:
         logger.warning("continuing from %s", last)
         args.eval_on_start = False  # that evaluation is in the log already
-    facts = {"trainer": args.to_dict()}
+    start = {"when": now(), "from_step": int(last.rpartition("-")[2]) if last else 0}
+    facts = {"trainer": args.to_dict(), "starts": [*run.facts.get("starts", ()), start]}
     if trainer.is_world_process_zero():
         sweep(args.output_dir)
         facts |= _uneven_rows(trainer)

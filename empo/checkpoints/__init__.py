@@ -23,6 +23,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from typing_extensions import TypedDict
 
+from empo.process import MAKE_ROOM
 from empo.records import CHECKPOINT_SCHEMA, UserError, read_typed, sha256, write_json
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ def explained(path: Path, folder: str | Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(folder).free
         raise UserError(
-            f"{path}: it could not be written to its end ({str(error).splitlines()[0]}); "
+            f"{path}: it could not be written to its end ({(str(error).strip() or type(error).__name__).splitlines()[0]}); "
             f"{_size(free)} are free on its disk. {_remedy(Path(folder))}"
         ) from error
 
@@ -266,6 +267,6 @@ def _remedy(folder: Path) -> str:
     sealed = [step for step, path in _checkpoints(folder).items() if (path / MANIFEST).is_file()]
     then = f"goes on from {_NAME}{max(sealed)}" if sealed else "begins from its start"
     return (
-        f"Free space there and give the same command again: the run {then}. While one is saved, a "
-        "run keeps save_total_limit + 1 checkpoints."
+        f"{MAKE_ROOM}, and give the same command again: the run {then}. While one is saved, a run "
+        "keeps save_total_limit + 1 checkpoints."
     )

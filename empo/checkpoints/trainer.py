@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
@@ -29,7 +36,7 @@ from empo.checkpoints import (
 from empo.checkpoints.processes import from_main
 from empo.checkpoints.random_states import load_random_state, save_random_state
 from empo.process import Stopped, StopRequest, stop_when_saved
-from empo.records import UserError
+from empo.records import UserError, make_readable
 from empo.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -52,6 +59,9 @@ class SealedTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """The trainer's; old checkpoints go by `rotate` alone."""
         self._limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if isinstance(self.model, PreTrainedModel) and self.model._keys_to_ignore_on_save is None:
+            # not written, being tied to others; the trainer would call them missing in a checkpoint
+            self.model._keys_to_ignore_on_save = sorted(self.model.all_tied_weights_keys) or None
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -81,6 +91,7 @@ class SealedTrainer(Trainer):
         if self.args.should_save:  # a pickle; run.json has the arguments
             folder = Path(output_dir or self.args.output_dir)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            make_readable(folder)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """The trainer's, in as much room as it needs; then the seal, and only then old ones go.

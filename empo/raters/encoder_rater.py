@@ -19,13 +19,12 @@ from empo.raters.folder import (
     RATER_CONFIG,
     RaterConfig,
     attest,
-    make_readable,
     require_tokenizer,
     weights_digest,
 )
 from empo.raters.inputs import InputSettings, PairTokenizer, Row
 from empo.rating import Dimension, RatingInput, Ratings
-from empo.records import UserError
+from empo.records import UserError, make_readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -265,12 +265,6 @@ def check_files(folder: str | Path) -> None:
             shapes(file)
 
 
-def make_readable(folder: str | Path) -> None:
-    """Let the user's group read saved weights; safetensors leaves them to their owner alone."""
-    for file in Path(folder).rglob("*.safetensors"):
-        file.chmod(0o644)
-
-
 def weights_digest(folder: str | Path) -> str:
     """Digest over the model in a folder and its sub-folders: weights, shapes and tokenizer.
 

@@ -21,7 +21,6 @@ from empo.raters.answers import answer_log_probs, left_padded
 from empo.raters.folder import (
     RATER_CONFIG,
     RaterConfig,
-    make_readable,
     require_tokenizer,
     weights_digest,
 )
@@ -29,7 +28,7 @@ from empo.raters.level_table import LevelTable
 from empo.raters.scoring_prompts import Prompt, PromptWriter
 from empo.raters.scoring_templates import Templates, read_comparison, read_explained
 from empo.rating import Dimension, RatingInput, Ratings
-from empo.records import UserError, read_json, write_json
+from empo.records import UserError, make_readable, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

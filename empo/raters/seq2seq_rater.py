@@ -21,14 +21,13 @@ from empo.raters.encoders import load_saved_tokenizer, load_seq2seq, positions
 from empo.raters.folder import (
     RATER_CONFIG,
     RaterConfig,
-    make_readable,
     require_tokenizer,
     weights_digest,
 )
 from empo.raters.inputs import InputSettings, PairTokenizer, Row
 from empo.raters.instructions import Instruction
 from empo.rating import Dimension, RatingInput, Ratings
-from empo.records import UserError, read_object, write_json
+from empo.records import UserError, make_readable, read_object, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -71,8 +71,6 @@ def train_seq2seq(
         settings.turns,
         settings.following,
     )
-    # not written, being tied to others: without this the trainer misses them in its checkpoints
-    model._keys_to_ignore_on_save = sorted(model.all_tied_weights_keys)
     how = {"instruct": settings.instruct, "label_tokens": settings.label_tokens}
     questions = Questions(tokenizer, model, dimensions, instructions, inputs, **how)
     rows, unread = _rows(train, dimensions, questions)

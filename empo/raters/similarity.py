@@ -27,12 +27,11 @@ from empo.raters.fitting import fit_pair, token_counts
 from empo.raters.folder import (
     RATER_CONFIG,
     RaterConfig,
-    make_readable,
     require_tokenizer,
     weights_digest,
 )
 from empo.rating import Dimension, RatingInput, Ratings
-from empo.records import UserError
+from empo.records import UserError, make_readable
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer

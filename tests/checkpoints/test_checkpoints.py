@@ -51,7 +51,7 @@ from empo.checkpoints import (
 from empo.checkpoints.random_states import load_random_state, save_random_state
 from empo.checkpoints.trainer import Continued
 from empo.models import train_tokenizer
-from empo.process import Stopped
+from empo.process import MAKE_ROOM, Stopped
 from empo.records import CHECKPOINT_SCHEMA, UserError, read_json, sha256, write_json
 from empo.runs import Run
 
@@ -604,8 +604,8 @@ def test_a_save_that_will_not_fit_stops_before_it_begins(
         ]
     )
     assert text.endswith(
-        f"are free on the disk of {tmp_path}. Free space there and give the same command again: "
-        "the run begins from its start. While one is saved, a run keeps save_total_limit + 1 "
+        f"are free on the disk of {tmp_path}. {MAKE_ROOM}, and give the same command "
+        "again: the run begins from its start. While one is saved, a run keeps save_total_limit + 1 "
         "checkpoints."
     )
     assert not (tmp_path / "checkpoint-1").exists()

@@ -78,7 +78,7 @@ def test_room_is_looked_at_before(runs: Runs, disk: Disk, survived: Survived) ->
     check_equal(run, runs.sft)
     survived(
         full,
-        "checkpoint-6: a checkpoint needs …MB, 0.0 MB are free on the disk of …. Free space there "
+        "checkpoint-6: a checkpoint needs …MB, 0.0 MB are free on the disk of …. Free space …"
         "and give the same command again: the run goes on from checkpoint-4.",
         steps(done - continued_from(again)),
     )
@@ -91,7 +91,7 @@ def test_room_is_looked_at_before(runs: Runs, disk: Disk, survived: Survived) ->
             WEIGHTS,
             "checkpoint-6/adapter_model.safetensors",
             1,
-            "checkpoint-6: it could not be written to its end (…); …are free on its disk. Free space there and give the "
+            "checkpoint-6: it could not be written to its end (…); …are free on its disk. Free space …and give the "
             "same command again: the run goes on from checkpoint-4.",
             marks=pytest.mark.fault(81, "the disk is full in the weights of a checkpoint"),
         ),
@@ -99,7 +99,7 @@ def test_room_is_looked_at_before(runs: Runs, disk: Disk, survived: Survived) ->
             "torch:save",
             "checkpoint-6/optimizer.pt",
             1,
-            "checkpoint-6: it could not be written to its end (…); …are free on its disk. Free space there and give the "
+            "checkpoint-6: it could not be written to its end (…); …are free on its disk. Free space …and give the "
             "same command again: the run goes on from checkpoint-4.",
             marks=pytest.mark.fault(82, "the disk is full in the optimizer of a checkpoint"),
         ),
@@ -107,7 +107,7 @@ def test_room_is_looked_at_before(runs: Runs, disk: Disk, survived: Survived) ->
             WEIGHTS,
             "run/adapter_model.safetensors",
             1,
-            "run: it could not be written to its end (…); …are free on its disk. Free space there and give the same "
+            "run: it could not be written to its end (…); …are free on its disk. Free space …and give the same "
             "command again: the run goes on from checkpoint-8.",
             marks=pytest.mark.fault(83, "the disk is full in the weights of the run"),
         ),

@@ -14,7 +14,7 @@ from tiny_runs import ROOT, Shelf, command, recipe
 from transformers import TrainingArguments
 
 from empo import models
-from empo.alignment.settings import DEFAULTS, BaseSettings, DpoSettings, SftSettings
+from empo.alignment.settings import DEFAULTS, BaseSettings, DpoSettings, RewardSettings, SftSettings
 from empo.models import load_model
 from empo.raters.settings import RaterSettings
 from empo.records import UserError, read_json, read_jsonl, sha256
@@ -201,9 +201,7 @@ def test_another_setting_in_the_same_folder_is_refused(shelf: Shelf, name: str) 
     assert f"{run}: this folder already holds another run ({name}, complete)" in message
     assert "  - learning_rate: 0.01 there, 0.25 now\n" in message
     assert "  - weight_decay: None there, 0.5 now\n" in message
-    assert message.endswith(
-        "Give its settings to continue it. `--fresh` begins a new one in a folder beside it."
-    )
+    assert message.endswith("It stays as it is. `--fresh` begins a new one in a folder beside it.")
     assert state(run) == before
 
 
@@ -322,12 +320,13 @@ def test_every_shipped_rater_has_settings_that_exist_and_work(path: Path) -> Non
     ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_every_shipped_recipe_has_settings_that_exist_and_work(path: Path) -> None:
-    from trl import DPOConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, SFTConfig
 
     kinds: dict[str, tuple[Callable[..., Any], type]] = {
         "base": (BaseSettings, SFTConfig),
         "sft": (SftSettings, SFTConfig),
         "dpo": (DpoSettings, DPOConfig),
+        "reward": (RewardSettings, GRPOConfig),
     }
     kind = path.stem.split("-")[0]
     words = ["--config", str(path), "--output_dir", "-", "--use_cpu", "true"]
@@ -337,7 +336,8 @@ def test_every_shipped_recipe_has_settings_that_exist_and_work(path: Path) -> No
     head = path.read_text().splitlines()[:4]
     assert any(f"recipes/{kind}.py --config recipes/{path.parent.name}/{path.name}" in line
                for line in head)  # fmt: skip
-    assert args.max_length == given["max_length"]
+    length = "max_completion_length" if kind == "reward" else "max_length"
+    assert getattr(args, length) == given[length]
     if path.parent.name == "zephyr-7b":
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         assert batch == 64

@@ -197,6 +197,7 @@ class _Record:
         self.incomplete, self.required = incomplete, required
         self.articles, self._texts = articles, None if articles is None else read_articles(articles)
         self.examples: list[Example] = []
+        self.lines: dict[str, int] = {}
         self.rejected: list[Rejection] = []
         self.counts: Counter[str] = Counter()
 
@@ -224,7 +225,13 @@ class _Record:
                 self.reject(row.text("conversation_id"), f"empty {column}", row)
 
     def add(self, name: str, group: str, pair: RatingInput, row: Row) -> None:
-        """An example with the labels of the row, or its rejection."""
+        """An example with the labels of the row, or its rejection; UserError where it is there twice."""
+        if name in self.lines:
+            raise row.refused(
+                "conversation_id",
+                f"stands with the same person on line {self.lines[name]} already.",
+            )
+        self.lines[name] = row.line
         labels = {}
         for dimension, (column, low, high) in self.scales.items():
             if row.text(column).lower() in _MISSING:

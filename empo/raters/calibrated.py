@@ -13,15 +13,17 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from pydantic import Field, FiniteFloat, PositiveInt
 
+from empo.corpora.dimensions import Strict, validated
 from empo.corpora.labelled import Example
 from empo.dialogues import Turn
 from empo.raters.folder import RATER_CONFIG, RaterConfig, weights_digest
 from empo.raters.scoring_lm import KIND as BASE_KIND
-from empo.raters.scoring_lm import UNSAVED, Question, ScoringLM
+from empo.raters.scoring_lm import TEMPLATES, UNSAVED, Question, ScoringLM
 from empo.rating import Dimension, Rater, RatingInput, Ratings
 from empo.records import UserError, read_json, write_json
 
@@ -205,18 +207,27 @@ class CalibratedRater:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> CalibratedRater:
-        """The rater that `save` wrote. Raises UserError as `ScoringLM.load`, or without its anchors."""
+        """The rater that `save` wrote.
+
+        Raises UserError as `ScoringLM.load`, and where its anchors, how they are drawn, or the
+        template that compares are missing or wrong.
+        """
         config = RaterConfig.read(folder)
         base = ScoringLM.load(folder, device)
         base.config = dataclasses.replace(config, kind=BASE_KIND)
         base.warnings = ()  # those of the whole are the calibrated rater's
-        path = Path(folder) / ANCHORS
+        if "contrastive" not in base.templates.texts:
+            raise UserError(
+                f"{Path(folder) / TEMPLATES}, texts: contrastive is missing, and anchors are compared "
+                "with it."
+            )
+        where = f"{Path(folder) / RATER_CONFIG}, settings, anchors: the anchors cannot be read"
+        how = validated(_Drawing, config.settings.get("anchors"), where)
+        anchors = Anchors(_pool(Path(folder) / ANCHORS), **how.model_dump())
         try:
-            pool = [_example(facts) for facts in read_json(path)]
-            anchors = Anchors(pool, **config.settings["anchors"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: the anchors cannot be read ({error!r}).") from None
-        return cls._with(base, anchors, config, weights_digest(folder))
+            return cls._with(base, anchors, config, weights_digest(folder))
+        except UserError as error:
+            raise UserError(f"{Path(folder) / ANCHORS}: {error}") from None
 
 
 def _facts(example: Example, dimensions: Sequence[Dimension]) -> dict[str, Any]:
@@ -230,7 +241,30 @@ def _facts(example: Example, dimensions: Sequence[Dimension]) -> dict[str, Any]:
     }
 
 
-def _example(facts: dict[str, Any]) -> Example:
-    turns = tuple(Turn(role, text) for role, text in facts["context"])
-    pair = RatingInput(turns, facts["response"])
-    return Example(facts["id"], facts["group"], pair, facts["labels"])
+class _Drawing(Strict):
+    per_level: PositiveInt
+    weights: Literal["uniform", "prior"]
+    order: Literal["random", "both"]
+    seed: int
+
+
+class _Anchor(Strict):
+    id: str
+    group: str
+    context: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    response: str
+    labels: dict[str, FiniteFloat]
+
+
+def _pool(path: Path) -> list[Example]:
+    """The anchors of a file. Raises UserError naming the anchor and the field that is wrong."""
+    saved = read_json(path)
+    if not isinstance(saved, list):
+        raise UserError(f"{path}: a list of anchors is expected, not {type(saved).__name__}.")
+    found = []
+    for number, facts in enumerate(saved, start=1):
+        anchor = validated(_Anchor, facts, f"{path}, anchor {number}")
+        turns = tuple(Turn(role, text) for role, text in anchor.context)
+        pair = RatingInput(turns, anchor.response)
+        found.append(Example(anchor.id, anchor.group, pair, anchor.labels))
+    return found

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from empo.corpora.labelled import Example
-from empo.records import UserError, read_jsonl, write_jsonl
+from empo.json_values import decoded
+from empo.records import UserError, listed, read_jsonl, shown
 from empo.runs import now
 
 Chat = Callable[[Sequence[Sequence[dict[str, str]]]], Sequence[str]]
@@ -29,6 +30,11 @@ Story B: {second}
 
 People judged how similar these two stories are in {label}, from {low:g} (not at all) to {high:g} (very much): {gold:g}.
 Explain in one short paragraph why this score fits. Go through {points}. Do not name the score."""
+
+_BEGIN = b'{"id": '
+_FIELDS: dict[str, tuple[type, ...]] = {"id": (str,), "label": (str,), "gold": (int, float)}
+_FIELDS |= {"explanation": (str,), "model": (dict,), "prompt": (str,)}
+"""Types of what every line has."""
 
 PROMPT_DIGEST = hashlib.sha256(f"{_ASKED}{POINTS}".encode()).hexdigest()[:12]
 
@@ -64,7 +70,7 @@ def write_explanations(
     reply is not written, so that the same call asks again. Returns counts: asked, written, blank,
     and those that were `there` before.
 
-    Raises UserError where the file's lines are of another model, wording or gold score.
+    Raises UserError where the file's lines are of another model, wording or gold score, or none.
     """
     path = Path(path)
     provenance = {"model": dict(model), "prompt": PROMPT_DIGEST}
@@ -74,7 +80,7 @@ def write_explanations(
         line = done.get((example.id, label))
         if line is not None and line["gold"] != example.labels[label]:
             raise UserError(
-                f"{path}: the explanation of {label} for {example.id!r} is of the score "
+                f"{path}: the explanation of {label} for {shown(example.id)} is of the score "
                 f"{line['gold']:g}, but the data say {example.labels[label]:g}. Choose another file."
             )
     todo = [(e, label) for e, label in wanted if (e.id, label) not in done]
@@ -105,31 +111,57 @@ def read_explanations(path: str | Path) -> dict[tuple[str, str], str]:
 
 def _done(path: Path, provenance: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """The whole lines of a file; a last line that a kill has cut is removed from it."""
-    if not path.is_file() or not path.stat().st_size:
+    if not path.is_file():
         return {}
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        lines = [json.loads(line) for line in whole.splitlines()]
-        write_jsonl(path, lines)
-    if not whole:
+    last = data[data.rfind(b"\n") + 1 :]
+    if _is_cut(last):
+        data = data.removesuffix(last)
+        os.truncate(path, len(data))
+    if not data:
         return {}
     done = dict(_lines(path))
     for key, line in done.items():
         for name, value in provenance.items():
             if line[name] != value:
                 raise UserError(
-                    f"{path}: the explanation of {key[1]} for {key[0]!r} has {name} {line[name]!r}, "
-                    f"now it would be {value!r}. Choose another file."
+                    f"{path}: the explanation of {listed(key[1:])} for {shown(key[0])} has {name} "
+                    f"{shown(line[name])}, now it would be {shown(value)}. Choose another file."
                 )
+    if not data.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
     return done
 
 
+def _is_cut(line: bytes) -> bool:
+    """Whether a line without an end begins as ours do, and breaks off."""
+    if not line or line[: len(_BEGIN)] != _BEGIN[: len(line)]:
+        return False
+    try:
+        decoded(line.decode())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return True
+    except ValueError:
+        pass  # whole, and refused where it is read
+    return False
+
+
 def _lines(path: str | Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    found: dict[tuple[str, str], int] = {}
     for number, line in read_jsonl(path):
-        missing = [
-            k for k in ("id", "label", "gold", "explanation", "model", "prompt") if k not in line
-        ]
-        if missing:
-            raise UserError(f"{path}, line {number}, field {missing[0]!r}: missing.")
-        yield (line["id"], line["label"]), line
+        for name, types in _FIELDS.items():
+            where = f"{path}, line {number}, field {name!r}"
+            if name not in line:
+                raise UserError(f"{where}: missing.")
+            if type(line[name]) not in types:
+                expected = " or ".join(of.__name__ for of in types)
+                raise UserError(f"{where}: {expected} is expected, not {shown(line[name])}.")
+        key = (line["id"], line["label"])
+        if key in found:
+            raise UserError(
+                f"{path}, line {number}: the explanation of {listed(key[1:])} for {shown(key[0])} stands "
+                f"on line {found[key]} already. Remove one of the two."
+            )
+        found[key] = number
+        yield key, line

@@ -16,7 +16,7 @@ from pydantic import FiniteFloat
 
 from empo.corpora.dimensions import Strict, validated
 from empo.rating import Dimension
-from empo.records import UserError, listed
+from empo.records import UserError, listed, shown
 from empo.settings import load_yaml
 
 SHIPPED = Path(__file__).with_name("instructions")
@@ -102,7 +102,7 @@ def load_instructions(
             known = sorted({name for file in read.values() for name in file.dimensions})
             raise UserError(
                 f"{path or 'instructions'}: there is no instruction for the dimension "
-                f"{dimension.name!r}. Write one into a YAML file and give it as `instructions` "
+                f"{shown(dimension.name)}. Write one into a YAML file and give it as `instructions` "
                 f"(empo/raters/instructions/epitome.yaml shows the shape); known are: {listed(known)}."
             )
         found[dimension.name] = _instruction(dimension, read[holder], f"{holder}, {dimension.name}")
@@ -121,14 +121,12 @@ def _instruction(dimension: Dimension, file: _File, where: str) -> Instruction:
     if set(answers) != set(levels):
         raise UserError(
             f"{where}, options: answers are expected for the levels "
-            f"{', '.join(f'{level:g}' for level in levels) or '(none: this dimension is an interval)'}"
-            f", not for {', '.join(f'{level:g}' for level in answers) or 'none'}."
+            f"{listed(f'{level:g}' for level in levels) or '(none: this dimension is an interval)'}"
+            f", not for {listed(f'{level:g}' for level in answers) or 'none'}."
         )
     texts = tuple(answers[level] for level in levels)
     if len(set(texts)) < len(texts) or not all(texts):
-        raise UserError(
-            f"{where}, options: the answers {', '.join(texts)} must differ, none blank."
-        )
+        raise UserError(f"{where}, options: the answers {listed(texts)} must differ, none blank.")
     return Instruction(task.strip(), entry.definition.strip(), domain.strip(), texts, file.template)
 
 
@@ -146,8 +144,10 @@ def check_template(text: str, known: Sequence[str], where: str) -> set[str]:
         ) from None
     used = {name for _, name, _, _ in parts if name is not None}
     if unknown := sorted(used - set(known)):
-        shown = ", ".join(f"{{{name}}}" for name in known)
-        raise UserError(f"{where}: the placeholder {{{unknown[0]}}} is unknown; known are {shown}.")
+        raise UserError(
+            f"{where}: the placeholder {{{listed(unknown[:1])}}} is unknown; known are "
+            f"{', '.join(f'{{{name}}}' for name in known)}."
+        )
     if any(spec or conversion for _, _, spec, conversion in parts):
         raise UserError(f"{where}: a placeholder is a name in braces and nothing else.")
     return used

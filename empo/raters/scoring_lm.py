@@ -26,9 +26,10 @@ from empo.raters.folder import (
 )
 from empo.raters.level_table import LevelTable
 from empo.raters.scoring_prompts import Prompt, PromptWriter
-from empo.raters.scoring_templates import Templates, read_comparison, read_explained
+from empo.raters.scoring_templates import Templates, check_texts, read_comparison, read_explained
 from empo.rating import Dimension, RatingInput, Ratings
-from empo.records import UserError, make_readable, read_json, write_json
+from empo.records import UserError, listed, make_readable, read_object, shown, write_json
+from empo.templates import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +40,7 @@ TEMPLATES = "templates.json"
 UNSAVED = "unsaved"
 _SETTINGS: dict[str, type] = {"item": str, "turns": int, "max_length": int}
 _SETTINGS |= {"explanation_tokens": int, "as_values": bool}
+_DTYPES = ("float32", "bfloat16")
 _SLACK = 8
 """Tokens beyond an answer's own: an answer that is not at its end then is none."""
 
@@ -220,14 +222,12 @@ class ScoringLM:
         check_settings(folder, config)
         require_tokenizer(folder)
         weights = weights_digest(folder)
-        saved = read_json(Path(folder) / TEMPLATES)
-        if not isinstance(saved, dict) or not isinstance(saved.get("texts"), dict):
-            raise UserError(f"{Path(folder) / TEMPLATES}: `chat` and `texts` are expected.")
+        chat, texts = _saved_templates(folder, config)
         source = ModelSource(str(folder))
         tokenizer = load_tokenizer(source)
-        tokenizer.chat_template = saved["chat"]
+        tokenizer.chat_template = chat
         model = load_model(source, config.settings.get("dtype", "float32"))
-        templates = Templates(config.settings["item"], saved["texts"])
+        templates = Templates(config.settings["item"], texts)
         return cls(model, tokenizer, config, templates, weights=weights, device=device)
 
 
@@ -237,18 +237,43 @@ def tables_of(dimensions: Sequence[Dimension], as_values: bool) -> list[LevelTab
 
 
 def check_settings(folder: str | Path, config: RaterConfig) -> None:
-    """Raise UserError where a setting that the scores need is missing or of another type, or a
-    dimension has no levels."""
+    """Raise UserError where a setting that the scores need is missing, of another type or below 0,
+    or a dimension has no levels in ascending order."""
     path = Path(folder) / RATER_CONFIG
     for name, expected in _SETTINGS.items():
         value: Any = config.settings.get(name)
         if type(value) is not expected:
             raise UserError(
-                f"{path}, settings, {name}: {expected.__name__} is expected, not {value!r}."
+                f"{path}, settings, {name}: {expected.__name__} is expected, not {shown(value)}."
             )
+        if expected is int and value < 0:
+            raise UserError(f"{path}, settings, {name}: {shown(value)} is below 0.")
+    if (dtype := config.settings.get("dtype", _DTYPES[0])) not in _DTYPES:
+        raise UserError(
+            f"{path}, settings, dtype: {' or '.join(_DTYPES)} is expected, not {shown(dtype)}."
+        )
     for dimension in config.dimensions:
-        if len(dimension.levels or ()) < 2:
-            raise UserError(f"{path}, dimensions, {dimension.name}: its level table is missing.")
+        where = f"{path}, dimensions, {listed([dimension.name])}"
+        levels = dimension.levels or ()
+        if len(levels) < 2:
+            raise UserError(f"{where}: its level table is missing.")
+        if not np.isfinite(levels).all() or (np.diff(levels) <= 0).any():
+            raise UserError(f"{where}: its levels must be numbers in ascending order.")
+
+
+def _saved_templates(folder: str | Path, config: RaterConfig) -> tuple[str, dict[str, str]]:
+    """The chat template and the templates of a rater's item, each of which can be filled."""
+    path = Path(folder) / TEMPLATES
+    saved = read_object(path)
+    chat, texts = saved.get("chat"), saved.get("texts")
+    if not isinstance(chat, str) or not isinstance(texts, dict):
+        raise UserError(f"{path}: `chat`, a text, and `texts`, an object, are expected.")
+    check_texts(texts, f"{path}, texts")
+    family = "explained" if config.settings["explanation_tokens"] else "standard"
+    if family not in texts:
+        raise UserError(f"{path}, texts: {family} is missing, and the scores come from it.")
+    check_template(chat, str(path))
+    return chat, texts
 
 
 def scoring_config(

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from empo.raters.instructions import check_template
 from empo.raters.level_table import LevelTable
-from empo.records import UserError
+from empo.records import UserError, listed, shown
 from empo.settings import load_yaml
 
 Item = Literal["turn", "dialogue", "essay", "response", "stories"]
@@ -69,23 +69,30 @@ def load_templates(item: str, path: str | Path | None = None) -> Templates:
         for name, families in load_yaml(file).items():
             if name not in ITEMS or not isinstance(families, dict):
                 raise UserError(
-                    f"{file}: {name!r} is no kind of item with templates; known are {', '.join(ITEMS)}."
+                    f"{file}: {shown(name)} is no kind of item with templates; known are "
+                    f"{', '.join(ITEMS)}."
                 )
-            for family, text in families.items():
-                _check(family, text, f"{file}, {name}, {family}")
+            check_texts(families, f"{file}, {name}")
             if name == item:
                 texts |= families
     return Templates(item, texts)
 
 
-def _check(family: Any, text: Any, where: str) -> None:
-    if family not in PLACEHOLDERS:
-        raise UserError(f"{where}: no such family; known are {', '.join(PLACEHOLDERS)}.")
-    if not isinstance(text, str):
-        raise UserError(f"{where}: a text is expected, not {text!r}.")
-    used = check_template(text, PLACEHOLDERS[family], where)
-    if missing := [name for name in _NEEDED[family] if name not in used]:
-        raise UserError(f"{where}: the placeholder {{{missing[0]}}} is missing.")
+def check_texts(texts: Mapping[Any, Any], where: str) -> None:
+    """Raise UserError naming `where` and the family of a template that cannot be filled.
+
+    That is one of an unknown family, or no text, or with an unknown placeholder, or without one
+    that is needed.
+    """
+    for family, text in texts.items():
+        place = f"{where}, {listed([str(family)])}"
+        if family not in PLACEHOLDERS:
+            raise UserError(f"{place}: no such family; known are {', '.join(PLACEHOLDERS)}.")
+        if not isinstance(text, str):
+            raise UserError(f"{place}: a text is expected, not {shown(text)}.")
+        used = check_template(text, PLACEHOLDERS[family], place)
+        if missing := [name for name in _NEEDED[family] if name not in used]:
+            raise UserError(f"{place}: the placeholder {{{missing[0]}}} is missing.")
 
 
 def comparison(first: int, second: int, table: LevelTable) -> str:

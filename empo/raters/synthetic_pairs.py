@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from empo.corpora.dimensions import Strict
-from empo.records import UserError
+from empo.json_values import decoded
+from empo.records import UserError, listed
 
 _ASKED = """Write {n} pairs of short personal stories in {language}. Both stories of a pair are told in the first person, in {low} to {high} words each, and are similar in the empathy that they call for to the degree that a score says: 1 not at all, 4 very much, in steps of 0.5. Aim at these scores: {scores}.
 Answer with a JSON list and nothing else. Every entry has the keys "story_A", "story_B", "score" (a number), "theme_A", "theme_B" (a few words each) and "reason" (one sentence on the score)."""
@@ -62,12 +63,14 @@ def parse_pairs(
 
     Strict: a JSON list, exactly the keys, a score that is one of STEPS, stories of `words` length
     that differ, no blank text, no pair twice. A code fence around the list is taken off. A reply
-    that is no list is one rejection at place 0.
+    that is no list, or no JSON as our files are, is one rejection at place 0.
     """
     try:
-        entries = json.loads(_without_fence(reply))
+        entries = decoded(_without_fence(reply))
     except json.JSONDecodeError as error:
         return [], [(0, f"not JSON: {error.msg} at character {error.pos}")]
+    except ValueError as error:
+        return [], [(0, f"not JSON: {error}")]
     if not isinstance(entries, list):
         return [], [(0, f"a list is expected, not {type(entries).__name__}")]
     found: list[SyntheticPair] = []
@@ -91,7 +94,7 @@ def _pair(entry: Any, words: tuple[int, int]) -> SyntheticPair | str:
         read = _Entry.model_validate(entry)
     except ValidationError as error:
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'entry'}: {first['msg']}"
+        return f"{listed(['.'.join(map(str, first['loc']))]) or 'entry'}: {first['msg']}"
     texts = {name: text.strip() for name, text in read.model_dump().items() if name != "score"}
     if blank := [name for name, text in texts.items() if not text]:
         return f"{blank[0]}: blank"
@@ -110,7 +113,7 @@ def _pair(entry: Any, words: tuple[int, int]) -> SyntheticPair | str:
 
 
 def _without_fence(reply: str) -> str:
-    lines = reply.strip().splitlines()
+    lines = reply.strip().split("\n")
     if len(lines) > 2 and lines[0].startswith("```") and lines[-1].strip() == "```":
         lines = lines[1:-1]
     return "\n".join(lines)

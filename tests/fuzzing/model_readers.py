@@ -188,7 +188,8 @@ def _model() -> Mapping[str, bytes]:
         return {p.relative_to(name).as_posix(): p.read_bytes() for p in paths}
 
 
-def _files(*names: str) -> dict[str, Sample]:
+def files_of_model(*names: str) -> dict[str, Sample]:
+    """Files of the tiny model and its tokenizer, as samples."""
     found = {}
     for name in names:
         data = _model()[name]
@@ -308,15 +309,15 @@ READERS = [
         found="a `run.json` that is no object, fields of other types",
     ),
     Reader("model: what is refused unopened", UNOPENED, _unopened, ("untrusted.refuse_code", "untrusted.model_folders", "untrusted.shapes", "untrusted._check_index")),
-    Reader("model: tokenizer", _files("tokenizer.json", "tokenizer_config.json", "config.json"), _tokenizer, ("models.load_tokenizer",), found="two dozen kinds of errors of transformers and tokenizers"),
-    Reader("model: configuration and weights", _files("config.json", "model.safetensors"), _loaded, ("models.load_config", "models.load_model"), found="headers that are none, a dozen kinds of errors of transformers"),
+    Reader("model: tokenizer", files_of_model("tokenizer.json", "tokenizer_config.json", "config.json"), _tokenizer, ("models.load_tokenizer",), found="two dozen kinds of errors of transformers and tokenizers"),
+    Reader("model: configuration and weights", files_of_model("config.json", "model.safetensors"), _loaded, ("models.load_config", "models.load_model"), found="headers that are none, a dozen kinds of errors of transformers"),
     Reader(
         "model: adapter's weights",
-        _files("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "config.json", "model.safetensors"),
+        files_of_model("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "config.json", "model.safetensors"),
         _adapted, ("models._with_adapter", "adapters.check_tensors"), found="headers that are none, other types",
     ),
     Reader(
-        "model: chat template", {"a.jinja": Sample("text", TEMPLATE), **_files("tokenizer.json", "tokenizer_config.json")},
+        "model: chat template", {"a.jinja": Sample("text", TEMPLATE), **files_of_model("tokenizer.json", "tokenizer_config.json")},
         _template, ("prompts.ChatFormat._choose",), found="templates with wrong syntax",
     ),
     Reader(

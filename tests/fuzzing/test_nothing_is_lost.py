@@ -12,16 +12,23 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
+from language_model_readers import ARTICLE_ROWS, DIALOGUE_ROWS, ESSAY_ROWS, TURN_ROWS, WRITTEN
 from light_readers import ED, parquet
 from test_readers import INPUTS, put
 
 from empo.corpora import Corpus, load_corpus
+from empo.corpora.articles import read_articles
 from empo.corpora.csv_rows import read_csv
 from empo.corpora.esconv import STRATEGIES, read_esconv
 from empo.corpora.examples import read_examples
+from empo.corpora.labelled import Example, LabelledCorpus
 from empo.corpora.levels import read_levels
+from empo.corpora.wassa import read_wassa_dialogues, read_wassa_essays, read_wassa_turns
 from empo.rate import read_pairs
+from empo.raters.explanations import read_explanations, write_explanations
 from empo.raters.judgements import read_tidy
+from empo.raters.synthetic_pairs import parse_pairs
+from empo.rating import RatingInput
 from empo.records import (
     UserError,
     read_json,
@@ -264,3 +271,169 @@ def test_every_rating_is_read_or_counted_as_missing(tmp_path_factory: Any, value
     summary = read_tidy(path).summary()
     assert f": {len(given_):,} ratings of {items:,} items" in summary
     assert f"cells without a rating: {items * raters - len(given_):,}" in summary
+
+
+def _escaped(path: Path, rows: list[list[str]]) -> None:
+    """A csv as that of the shared task, with backslashes before quotes."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, doublequote=False, escapechar="\\").writerows(rows)
+
+
+LABEL = st.sampled_from(["1", "2.5", "5", "", "NULL", "unknown", "9", "-1"])
+SPOKEN = st.lists(
+    st.tuples(st.sampled_from(["1", "2", "3"]), st.sampled_from(["1", "2"]), TEXT, LABEL, LABEL),
+    min_size=1,
+    max_size=6,
+)
+
+
+def _turns(path: Path, rows: list[tuple[str, str, str, str, str]]) -> None:
+    """The rows as a file of turns, whose numbers are those of the lines."""
+    written = [
+        ["7", dialogue, f"{i}", f"Person {speaker}", text, "p1", "p2", first, second, "1", second]
+        for i, (dialogue, speaker, text, first, second) in enumerate(rows)
+    ]
+    _escaped(path, [TURN_ROWS[0], *written])
+
+
+def _kept(corpus: LabelledCorpus, rows: int) -> dict[str, Example]:
+    """The examples by id, where every row is one or rejected, each at a line of its own."""
+    assert corpus.rows == rows == len(corpus.examples) + len(corpus.rejected)
+    assert len({rejection.detail for rejection in corpus.rejected}) == len(corpus.rejected)
+    found = {example.id.partition(":")[2]: example for example in corpus.examples}
+    assert len(found) == len(corpus.examples)
+    return found
+
+
+def _values(row: Any, scales: dict[int, tuple[float, float]]) -> list[float]:
+    """The labels of a row, by the places at which they stand, that lie on their scale."""
+    given = [(float(row[i]), scale) for i, scale in scales.items() if row[i][-1:].isdigit()]
+    return [value for value, (low, high) in given if low <= value <= high]
+
+
+@pytest.mark.parametrize("incomplete", ["drop", "keep"])
+@fuzzed
+@given(SPOKEN)
+def test_every_turn_of_the_shared_task_is_an_example_or_rejected(
+    tmp_path_factory: Any, incomplete: Any, rows: list[Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "turns.csv"
+    _turns(path, rows)
+    found = _kept(read_wassa_turns(path, incomplete=incomplete), len(rows))
+    spoken: dict[str, list[str]] = {}
+    for i, row in enumerate(rows):
+        text = row[2].strip()
+        labels = _values(row, {3: (0, 5), 4: (0, 2)})
+        example = found.get(f"{row[0]}:{i}")
+        assert (example is not None) == bool(text and (incomplete == "keep" or len(labels) == 2))
+        if text:
+            spoken.setdefault(row[0], []).append(text)
+        if example is not None:
+            before = [turn.text for turn in example.input.turns]
+            assert [*before, example.input.response] == spoken[row[0]]
+            known = [example.labels[name] for name in ("emotion_intensity", "polarity")
+                     if name in example.labels]  # fmt: skip
+            assert known == labels
+
+
+@fuzzed
+@given(SPOKEN, st.lists(LABEL, min_size=4, max_size=4))
+def test_every_judgement_of_a_dialogue_is_an_example_or_rejected(
+    tmp_path_factory: Any, rows: list[Any], values: list[str]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    _turns(folder / "trac2_CONVT_x.csv", rows)
+    judged = [
+        [dialogue, "7", judge, value]
+        for (dialogue, judge), value in zip(
+            (("1", "p1"), ("1", "p2"), ("2", "p1"), ("9", "p1")), values, strict=True
+        )
+    ]
+    _escaped(folder / "trac1_CONVD_x.csv", [DIALOGUE_ROWS[0], *judged])
+    found = _kept(read_wassa_dialogues(folder / "trac1_CONVD_x.csv"), len(judged))
+    for dialogue, _, judge, value in judged:
+        said = [(f"p{who}", text.strip()) for of, who, text, *_ in rows if of == dialogue]
+        said = [(who, text) for who, text in said if text]
+        both = len({who for who, _ in said}) == 2
+        example = found.get(f"{dialogue}:{judge}")
+        assert (example is not None) == bool(both and value in ("1", "2.5", "5"))
+        if example is not None:
+            assert [turn.text for turn in example.input.turns] == [text for _, text in said]
+            own = [text for who, text in said if who != judge]
+            assert example.input.response == "\n".join(own)
+
+
+@fuzzed
+@given(st.lists(st.tuples(st.sampled_from("12"), TEXT, LABEL, LABEL), min_size=1, max_size=5))
+def test_every_essay_is_an_example_or_rejected(tmp_path_factory: Any, rows: list[Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "essays.csv"
+    written = [[of, "7", f"p{i}", text, *labels] for i, (of, text, *labels) in enumerate(rows)]
+    _escaped(path, [ESSAY_ROWS[0], *written])
+    found = _kept(read_wassa_essays(path), len(rows))
+    for of, _, person, text, *labels in written:
+        example = found.get(f"{of}:{person}")
+        values = _values(labels, {0: (1, 7), 1: (1, 7)})
+        assert (example is not None) == bool(text.strip() and len(values) == 2)
+        assert example is None or example.input.response == text.strip()
+        assert example is None or [*example.labels.values()] == values
+
+
+@fuzzed
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
+def test_every_article_is_read_or_the_file_refused(tmp_path_factory: Any, rows: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "articles.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(
+            [ARTICLE_ROWS[0], *([f"{i}", text, title, ""] for i, (text, title) in enumerate(rows))]
+        )
+    try:
+        found = read_articles(path)
+    except UserError as error:
+        assert "field 'text': " in str(error) and not all(text.strip() for text, _ in rows)
+        return
+    heads = [f"Title: {title.strip()}\n" if title.strip() else "" for _, title in rows]
+    assert found == {f"{i}": head + rows[i][0].strip() for i, head in enumerate(heads)}
+
+
+@fuzzed
+@given(st.lists(TEXT, min_size=1, max_size=3), st.integers(0, 400))
+def test_an_explanation_is_there_or_asked_for_again(
+    tmp_path_factory: Any, texts: list[str], cut: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "explanations.jsonl"
+    path.unlink(missing_ok=True)
+    examples = [
+        Example(f"{i}{text}", "g", RatingInput("", text), {"a": 1.0})
+        for i, text in enumerate(texts)
+    ]
+
+    def written() -> dict[str, int]:
+        return write_explanations(
+            examples, {"a": (0, 1)}, lambda asked: ["So it is."] * len(asked), {"name": "m"}, path
+        )
+
+    assert written()["written"] == len(texts)
+    whole = path.read_bytes()
+    put(path, whole[: max(0, len(whole) - cut)])
+    left = path.read_bytes()
+    ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
+    there = sum(end <= len(left) for end in ends)
+    counts = written()
+    assert (counts["there"], counts["written"]) == (there, len(texts) - there)
+    assert path.read_bytes().startswith(left[: ends[there - 1] + 1] if there else b"")
+    assert list(read_explanations(path)) == [(example.id, "a") for example in examples]
+
+
+@fuzzed
+@given(st.lists(st.tuples(TEXT, st.sampled_from([1, 2.5, 2.2, "1", None])), max_size=4))
+def test_every_pair_of_a_reply_is_read_or_rejected(rows: list[Any]) -> None:
+    entries = [
+        {**WRITTEN[0], "story_A": f"a {i}", "story_B": f"b{text}b", "score": score}
+        for i, (text, score) in enumerate(rows)
+    ]
+    for ascii_only in (True, False):
+        reply = f"```json\n{json.dumps(entries, ensure_ascii=ascii_only)}\n```"
+        found, rejected = parse_pairs(reply, (1, 99))
+        assert len(found) + len(rejected) == len(rows)
+        good = [entry for entry in entries if entry["score"] in (1, 2.5)]
+        assert [pair.story_b for pair in found] == [entry["story_B"] for entry in good]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as budget
 from inputs import Draw, distorted, draws
+from language_model_readers import READERS as OF_LANGUAGE_MODELS
 from light_readers import READERS as GIVEN
 from light_readers import Reader
 from model_readers import READERS as OF_MODELS
@@ -20,7 +21,7 @@ from run_readers import READERS as LEFT
 
 from empo.records import UserError
 
-READERS = [*GIVEN, *LEFT, *OF_MODELS]
+READERS = [*GIVEN, *LEFT, *OF_MODELS, *OF_LANGUAGE_MODELS]
 INPUTS = int(os.environ.get("EMPO_FUZZ_INPUTS", "1000"))
 LONGEST = 3_000
 """Characters of a message: a value that is shown is cut."""

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from language_model_readers import READERS as OF_LANGUAGE_MODELS
 from light_readers import READERS as GIVEN
 from light_readers import Reader
 from model_readers import READERS as OF_MODELS
@@ -16,7 +17,7 @@ from run_readers import READERS as LEFT
 from test_readers import is_read, placed
 
 ROOT = Path(__file__).resolve().parents[2] / "empo"
-READERS = [*GIVEN, *LEFT, *OF_MODELS]
+READERS = [*GIVEN, *LEFT, *OF_MODELS, *OF_LANGUAGE_MODELS]
 
 OPENERS = {
     *("open", "read_text", "read_bytes", "load", "loads", "safe_open", "load_file", "connect"),
@@ -46,6 +47,8 @@ LEFT_OUT = {
     "raters.encoders.encoder_identity": "a hub; what transformers raises is told",
     "raters.encoders.load_encoder": _LIBRARY,
     "raters.encoders.load_embedder": _LIBRARY,
+    "raters.encoders.load_saved_tokenizer": _LIBRARY,
+    "raters.encoders.load_seq2seq": _LIBRARY,
     "raters.encoders.load_cross_encoder": _LIBRARY,
     "raters.classifier.PairClassifier.load": _LIBRARY,
     "raters.encoder_rater.EncoderRater.load": _LIBRARY,

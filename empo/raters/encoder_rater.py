@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from empo.raters.folder import (
 )
 from empo.raters.inputs import InputSettings, PairTokenizer, Row
 from empo.rating import Dimension, RatingInput, Ratings
-from empo.records import UserError, make_readable
+from empo.records import UserError, listed, make_readable, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,16 +180,16 @@ def check_inputs(folder: str | Path, config: RaterConfig) -> None:
     where = f"{Path(folder) / RATER_CONFIG}, settings, inputs"
     inputs = config.settings.get("inputs")
     if not isinstance(inputs, dict):
-        raise UserError(f"{where}: an object is expected, not {inputs!r}.")
+        raise UserError(f"{where}: an object is expected, not {shown(inputs)}.")
     known = [field.name for field in dataclasses.fields(InputSettings)]
     if unknown := sorted(inputs.keys() - set(known)):
-        raise UserError(f"{where}: {', '.join(unknown)} is unknown; known are {', '.join(known)}.")
+        raise UserError(f"{where}: {listed(unknown)} is unknown; known are {', '.join(known)}.")
     try:
-        TypeAdapter(InputSettings).validate_python(inputs)
+        TypeAdapter(InputSettings).validate_json(json.dumps(inputs), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            f"{where}, {first['loc'][0]}: {first['msg']}, not {first['input']!r}."
+            f"{where}, {first['loc'][0]}: {first['msg']}, not {shown(first['input'])}."
         ) from None
 
 

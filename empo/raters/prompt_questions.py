@@ -73,8 +73,8 @@ class QuestionWriter:
 
     def context(self, pair: RatingInput) -> str:
         """The turns that are read, a line each, named where there are several."""
-        turns = [t for t in pair.turns[len(pair.turns) - self.turns :] if t.text.strip()]
-        turns = turns if self.turns else []
+        last = pair.turns[max(0, len(pair.turns) - self.turns) :]
+        turns = [turn for turn in last if turn.text.strip()] if self.turns else []
         return turns[0].text if len(turns) == 1 else "\n".join(map(_line, turns))
 
     def _of_two(

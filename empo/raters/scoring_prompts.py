@@ -84,7 +84,7 @@ class PromptWriter:
         background = f"A news story:\n{pair.background}\n\n" if pair.background else ""
         if self.templates.item == "dialogue":
             return {"background": background, "turns": _block(_dialogue(pair))}, ""
-        turns = pair.turns[len(pair.turns) - self.turns :] if self.turns else ()
+        turns = pair.turns[max(0, len(pair.turns) - self.turns) :] if self.turns else ()
         return {"background": background, "turns": _block(turns)}, pair.response
 
     def _alone(self, pair: RatingInput) -> str:

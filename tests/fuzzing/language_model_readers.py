@@ -230,7 +230,7 @@ READERS = [
         {"instructions.json": Sample("json", {"warmth": QUESTION}),
          "rater_config.json": _rater("seq2seq", inputs=INPUTS, instruct=True, label_tokens=False)},
         _seq2seq, ("raters.seq2seq_rater.Seq2SeqRater.load",),
-        open="values in `settings`, `inputs` are told in full, and `1.0` is taken for a whole number",
+        found="values of `inputs` were told in full; `1.0` was taken for a whole number",
     ),
     Reader(
         "explanations", {"a.jsonl": Sample("jsonl", EXPLAINED)}, _explained,

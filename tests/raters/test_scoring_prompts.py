@@ -136,3 +136,9 @@ def test_every_shipped_template_can_be_filled(item: str) -> None:
     for prompt in filled:
         assert "A: " in prompt.text and "{" not in prompt.text
     assert ["a story" in prompt.text for prompt in filled] == [True, False, True]
+
+
+def test_a_context_shorter_than_the_turns_that_are_read_is_read_whole() -> None:
+    turns = (Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
+    prompt = PromptWriter(CHAT, SHORT, 200, 4).scored(RatingInput(turns, "here"), TABLE)
+    assert "A: one\nB: two\nA: three" in prompt.text

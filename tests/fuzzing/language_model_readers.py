@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,11 +25,13 @@ from empo.models import small_seq2seq, train_tokenizer
 from empo.raters import (
     explanations,
     instructions,
+    prompt_templates,
     scoring_templates,
     seq2seq_rater,
     synthetic_pairs,
 )
 from empo.raters.calibrated import CalibratedRater
+from empo.raters.prompt_rater import PromptRater
 from empo.raters.scoring_lm import Question, ScoringLM
 from empo.rating import Dimension, RatingInput
 
@@ -185,7 +188,51 @@ def _reply(folder: Path) -> object:
     return found
 
 
+AT = "http://127.0.0.1:9/v1"
+PROMPTED = {
+    "schema": "empo.prompts/1",
+    "wording": {"system": "{task} {definition}", "user": "{context} {response} {options}"},
+    "asked": [{"dimension": "warmth", "task": "How warm?", "definition": "Care.",
+               "answers": [[0.0, "no"], [1.0, "bit"], [2.0, "so"]]}],
+    "shots": {"warmth": [{"context": [["user", "Hi."]], "response": "Hm.", "answer": "no"}]},
+    "model": {"kind": "endpoint", "name": "m", "base_url": AT, "request": {"temperature": 0}},
+}  # fmt: skip
+REACHED = {"key_variable": None, "concurrency": 2, "requests_per_minute": None, "timeout": 1.0,
+           "retries": 0, "input_price": None, "output_price": None}  # fmt: skip
+WORDED = {
+    "response": {"mine": {"system": "{task}", "user": "{response} {options}"}},
+    "dimensions": {"warmth": {"task": "t", "definition": "d", "answers": {0: "no", 1: "bit", 2: "so"}}},
+}  # fmt: skip
+
+
+def _prompted(folder: Path) -> object:
+    """As a user for whom the endpoints are trusted that a file in the folder names."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    try:
+        rater = PromptRater.load(folder)
+        return rater.signature, rater.writer.question(PAIR, rater.asking.asked[0])
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
 READERS = [
+    Reader(
+        "rater: prompts of one's own", {"a.yaml": Sample("yaml", WORDED)},
+        lambda folder: prompt_templates.load_prompts("response", folder / "a.yaml").wordings,
+        ("raters.prompt_templates.load_prompts",),
+    ),
+    Reader(
+        "rater: a prompted model behind an endpoint",
+        {"prompts.json": Sample("json", PROMPTED), "model_access.json": Sample("json", REACHED),
+         "rater_config.json": _rater("prompt", item="response", turns=2, max_length=300, variant="mine"),
+         "empo/endpoints.json": Sample("json", {AT: [None, "KEY"]})},
+        _prompted,
+        ("raters.prompt_rater.PromptRater.load", "raters.asking.Asking.read", "raters.endpoint_trust._known"),
+    ),
     Reader(
         "judged: turns with an article", {"a.csv": Sample("csv", TURN_ROWS), "articles.csv": ARTICLES},
         _corpus("a.csv", "wassa_turns", articles="articles.csv"),

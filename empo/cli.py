@@ -269,6 +269,13 @@ def intents(argv: Sequence[str]) -> int:
     return intents_command(argv)
 
 
+def survey(argv: Sequence[str]) -> int:
+    """Ratings by people: batches, the page they answer on, the analysis."""
+    from empo.survey_commands import survey_command
+
+    return survey_command(argv)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "pairs": pairs_command,
@@ -280,6 +287,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "nidf-table": nidf_command,
     "agreement": agreement,
     "intents": intents,
+    "survey": survey,
 }
 
 

@@ -47,6 +47,7 @@ FLOORS = {
         "measure",
         "suites",
         "selection",
+        "survey_commands",
         "sweep",
     },
 }

@@ -64,17 +64,7 @@ def align(
                         f"for {name!r}. The systems must answer the same exchanges."
                     )
     aligned = {name: [by_id[name][key] for key in ids] for name in by_id}
-    references = [
-        Response(
-            id=r.id,
-            emotion=r.emotion,
-            context=r.context,
-            reference=r.reference,
-            response=r.reference,
-            system=HUMAN,
-        )
-        for r in aligned[first]  # without further keys: they are of the system's replies
-    ]
+    references = human_of(aligned[first])
     if HUMAN in aligned and [r.response for r in aligned.pop(HUMAN)] != [
         r.response for r in references
     ]:
@@ -84,6 +74,21 @@ def align(
         )
     aligned[HUMAN] = references
     return aligned, {name: len(by_id[name]) - len(ids) for name in by_id}
+
+
+def human_of(responses: Iterable[Response]) -> list[Response]:
+    """The references of a system's responses as the responses of the system `human`."""
+    return [
+        Response(
+            id=r.id,
+            emotion=r.emotion,
+            context=r.context,
+            reference=r.reference,
+            response=r.reference,
+            system=HUMAN,
+        )
+        for r in responses  # without further keys: they are of the system's replies
+    ]
 
 
 def digest(responses: Iterable[Response]) -> str:

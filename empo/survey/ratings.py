@@ -1,0 +1,139 @@
+"""Ratings as a tidy table: out of the answers of a survey, or from a csv that others collected."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from empo.corpora.csv_rows import Row, header_of, read_csv
+from empo.records import UserError, atomic, shown
+from empo.survey.store import Store
+
+COLUMNS = (
+    "item", "rater", "aspect", "value", "system", "exchange", "emotion", "batch", "kind", "place",
+    "seconds", "characters",
+)  # fmt: skip
+"""Of an exported table. An item is an exchange under a system; a place counts from 1."""
+_NEEDED = ("item", "rater", "aspect", "value", "system")
+_OPTIONAL = ("seconds", "characters")
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """One rating per entry of every array, shape (n,); NaN where seconds or characters are not known.
+
+    `exchange` is what systems are paired by, `seconds` what the rater took for the whole item.
+    """
+
+    exchange: np.ndarray
+    system: np.ndarray
+    rater: np.ndarray
+    aspect: np.ndarray
+    value: np.ndarray
+    seconds: np.ndarray
+    characters: np.ndarray
+
+    def where(self, mask: np.ndarray) -> Ratings:
+        """The ratings for which `mask`, shape (n,), is true."""
+        return Ratings(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+
+def rating_rows(plan: Mapping[str, Any], store: Store) -> Iterator[dict[str, Any]]:
+    """The rows of the tidy table, in the order of participants, places and aspects."""
+    batches = {batch["number"]: batch for batch in plan["batches"]}
+    for participant, number, _, count in store.progress():
+        batch = batches[number]
+        for answer in store.answers(participant) if count else ():
+            item, system = batch["places"][answer.place]
+            exchange = plan["items"][item]
+            for aspect, value in answer.ratings.items():
+                yield {
+                    "item": f"{exchange['id']}/{system}",
+                    "rater": f"r{participant:04d}",
+                    "aspect": aspect,
+                    "value": value,
+                    "system": system,
+                    "exchange": exchange["id"],
+                    "emotion": exchange["emotion"],
+                    "batch": number,
+                    "kind": batch["kind"],
+                    "place": answer.place + 1,
+                    "seconds": f"{answer.seconds:.1f}",
+                    "characters": len(exchange["responses"][system]),
+                }
+
+
+def write_tidy(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write the table atomically; returns the number of its rows."""
+    count = 0
+    with atomic(path) as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for count, row in enumerate(rows, start=1):  # noqa: B007
+            writer.writerow(row)
+    return count
+
+
+def ratings_of(rows: Iterable[Mapping[str, Any]]) -> Ratings:
+    """The ratings in rows of a tidy table."""
+    rows = list(rows)
+    texts = [np.array([row[name] for row in rows], dtype=object) for name in _KEYS]
+    numbers = [np.array([_number(row[name]) for row in rows]) for name in ("value", *_OPTIONAL)]
+    return Ratings(*texts, *numbers)
+
+
+_KEYS = ("exchange", "system", "rater", "aspect")
+
+
+def _number(value: Any) -> float:
+    return np.nan if value is None else float(value)
+
+
+def read_ratings_table(path: str | Path) -> tuple[Ratings, int]:
+    """Read a tidy csv from any source; returns the ratings and how many rows have no value.
+
+    Needed are item, rater, aspect, value, system; `exchange` says what systems are paired by (else
+    item does); `seconds` (of the whole item) and `characters` (of the response) may be there.
+
+    Raises UserError naming line, field and value: a column is missing, a field empty or no number,
+    a rating stands there twice.
+    """
+    header = header_of(path)
+    if "system" not in header and {"item", "rater"} <= set(header):
+        raise UserError(
+            f"{path}: there is no column 'system', so nothing can be compared. Add a column with the "
+            "name of the system whose reply was rated; `empo agreement` needs none."
+        )
+    pairing = "exchange" if "exchange" in header else "item"
+    known = [name for name in _OPTIONAL if name in header]
+    rows: list[dict[str, Any]] = []
+    seen: dict[tuple[str, ...], int] = {}
+    missing = 0
+    for row in read_csv(path, _NEEDED):
+        texts = {name: row.required(name) for name in ("rater", "aspect", "system", "item")}
+        texts["exchange"] = row.required(pairing)
+        key = tuple(texts[name] for name in (*_KEYS, "item"))
+        if key in seen:
+            raise UserError(
+                f"{path}, line {row.line}: rater {shown(texts['rater'])} rated item "
+                f"{shown(texts['item'])} of system {shown(texts['system'])} in "
+                f"{shown(texts['aspect'])} on line {seen[key]} already. Remove one of the two rows."
+            )
+        seen[key] = row.line
+        value = row.number("value")
+        if value is None:
+            missing += 1
+            continue
+        rows.append({**texts, "value": value, **dict.fromkeys(_OPTIONAL), **_numbers(row, known)})
+    if not rows:
+        raise UserError(f"{path}, field 'value': no row has one.")
+    return ratings_of(rows), missing
+
+
+def _numbers(row: Row, names: Iterable[str]) -> dict[str, float | None]:
+    return {name: row.number(name) for name in names}

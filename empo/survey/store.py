@@ -1,0 +1,210 @@
+"""The answers in one SQLite file: each stored once, whole, and on the disk before it is confirmed.
+
+What is kept of a person: the digests of the link and of the cookie of the browser that used it first,
+the ratings and the seconds they took. No name, address or time of day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from empo.records import UserError
+
+APPLICATION = 0x454D5356
+"""SQLite's application id of these files: EMSV."""
+SCHEMA = 1
+BUSY_SECONDS = 30.0
+
+_CREATE = """
+CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE participants (
+    id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, link BLOB NOT NULL UNIQUE, session BLOB
+);
+CREATE TABLE answers (
+    participant INTEGER NOT NULL REFERENCES participants (id), place INTEGER NOT NULL,
+    ratings TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (participant, place)
+) WITHOUT ROWID;
+CREATE TABLE codes (code TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """Whoever has one link: which batch it is of, whether a browser has given consent with it."""
+
+    id: int
+    batch: int
+    session: bytes | None
+
+    def is_of(self, cookie: str | None) -> bool:
+        """Whether the browser with this cookie is the one that gave consent."""
+        return bool(cookie and self.session and hmac.compare_digest(_digest(cookie), self.session))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The ratings of one place of a batch (from 0), aspect -> value, and the seconds they took."""
+
+    place: int
+    ratings: Mapping[str, int]
+    seconds: float
+
+
+class Store:
+    """One file of answers, used by one process that serves and others that read or add links.
+
+    All methods raise UserError where the file is none of ours or cannot be used.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"{path}: no such file. Make it with `empo survey build`.")
+        self._lock = threading.Lock()
+        with self._refusing():
+            self._open()
+        if self._rows("PRAGMA application_id") != [(APPLICATION,)]:
+            raise UserError(f"{path}: this holds no answers of a survey.")
+        if self._rows("PRAGMA user_version") != [(SCHEMA,)]:
+            raise UserError(f"{path}: this version of EmPO reads answers of schema {SCHEMA} only.")
+        ((self.key,),) = self._rows("SELECT value FROM secrets WHERE name = 'key'")
+
+    @classmethod
+    def create(cls, path: str | Path) -> Store:
+        """Make a file without participants where there is none."""
+        database = sqlite3.connect(path, isolation_level=None)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(_CREATE)
+            database.execute(
+                "INSERT INTO secrets (name, value) VALUES ('key', ?)", (secrets.token_bytes(32),)
+            )
+            database.execute(f"PRAGMA application_id = {APPLICATION}")
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
+        finally:
+            database.close()
+        return cls(path)
+
+    def _open(self) -> None:
+        self._database = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        self._database.execute("PRAGMA synchronous = FULL")  # an answer that is confirmed stays
+        self._database.execute("PRAGMA foreign_keys = ON")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def add_links(self, batches: Iterable[int]) -> list[str]:
+        """One new participant per batch given; their links' secret parts, which are not kept."""
+        tokens = []
+        with self._writing() as database:
+            for batch in batches:
+                tokens.append(secrets.token_urlsafe(24))
+                database.execute(
+                    "INSERT INTO participants (batch, link) VALUES (?, ?)",
+                    (batch, _digest(tokens[-1])),
+                )
+        return tokens
+
+    def participant(self, token: str) -> Participant | None:
+        """Whoever has the link with this secret part."""
+        query = "SELECT id, batch, session FROM participants WHERE link = ?"
+        return next((Participant(*row) for row in self._rows(query, _digest(token))), None)
+
+    def consent(self, participant: int) -> str | None:
+        """Give the link to the browser that asks first; its cookie, or None where another was first."""
+        cookie = secrets.token_urlsafe(24)
+        query = "UPDATE participants SET session = ? WHERE id = ? AND session IS NULL"
+        with self._writing() as database:
+            taken = database.execute(query, (_digest(cookie), participant)).rowcount
+        return cookie if taken else None
+
+    def answers(self, participant: int) -> list[Answer]:
+        """What was answered, in the order of the places."""
+        query = "SELECT place, ratings, seconds FROM answers WHERE participant = ? ORDER BY place"
+        rows = self._rows(query, participant)
+        return [Answer(place, json.loads(ratings), seconds) for place, ratings, seconds in rows]
+
+    def keep(self, participant: int, answer: Answer) -> Answer | None:
+        """Store the answer of the next place after consent.
+
+        Returns what stands there afterwards, which is an earlier answer where there was one, and
+        None where there is no consent or the place is not the next one.
+        """
+        ready = """SELECT (SELECT count(*) FROM answers WHERE participant = p.id)
+                   FROM participants p WHERE id = ? AND session IS NOT NULL"""
+        insert = "INSERT INTO answers (participant, place, ratings, seconds) VALUES (?, ?, ?, ?)"
+        there = "SELECT ratings, seconds FROM answers WHERE participant = ? AND place = ?"
+        with self._writing() as database:
+            row = database.execute(there, (participant, answer.place)).fetchone()
+            if row:
+                return Answer(answer.place, json.loads(row[0]), row[1])
+            count = database.execute(ready, (participant,)).fetchone()
+            if count is None or count[0] != answer.place:
+                return None
+            ratings = json.dumps(dict(answer.ratings))
+            database.execute(insert, (participant, answer.place, ratings, answer.seconds))
+        return answer
+
+    def code(self, token: str) -> str:
+        """The code of a link whose batch is done, the same each time; kept apart from the answers."""
+        digest = hmac.digest(self.key, b"code" + token.encode(), "sha256").hex()[:10].upper()
+        code = f"{digest[:5]}-{digest[5:]}"
+        with self._writing() as database:
+            database.execute("INSERT INTO codes (code) VALUES (?) ON CONFLICT DO NOTHING", (code,))
+        return code
+
+    def codes(self) -> list[str]:
+        """The codes that were given out, sorted, so that they say nothing of who answered what."""
+        return [code for (code,) in self._rows("SELECT code FROM codes ORDER BY code")]
+
+    def progress(self) -> list[tuple[int, int, bool, int]]:
+        """(participant, batch, whether there is consent, number of answers) of every participant."""
+        query = """SELECT id, batch, session IS NOT NULL, (
+                       SELECT count(*) FROM answers WHERE participant = participants.id
+                   ) FROM participants ORDER BY id"""
+        return [
+            (number, batch, bool(begun), count) for number, batch, begun, count in self._rows(query)
+        ]
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction of one thread, all of it or nothing."""
+        with self._lock, self._refusing():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{self.path}: the answers cannot be read or written ({error}). Check that the file "
+                "is whole, that it and its folder can be written, and that the disk is not full."
+            ) from None
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock, self._refusing():  # not within the transaction of another thread
+            return self._database.execute(query, values).fetchall()
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

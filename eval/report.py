@@ -4,7 +4,8 @@
     python eval/report.py results --output results/report.md   # one folder, with its harness scores
 
 Every folder is one run: what eval/responses.py wrote there (results.json, per_response.jsonl), what
-eval/harness.py wrote (harness.json, or harness/SYSTEM/harness.json), or both. Systems are matched by
+eval/harness.py wrote (harness.json, or harness/SYSTEM/harness.json), what `empo survey analyse` wrote
+(survey.json), or several of them. Systems are matched by
 name; a name whose runs were trained with different settings becomes one system per setting. Values
 are means and standard deviations over runs; a system that was not trained again counts once.
 
@@ -64,7 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.reporting.report import write_report
     from empo.reporting.run_figures import draw_figures
     from empo.reporting.run_folders import read_folders
-    from empo.reporting.runs_report import figures_section, render_runs, settings_section
+    from empo.reporting.runs_report import (
+        figures_section,
+        render_runs,
+        settings_section,
+        surveys_sections,
+    )
 
     output = Path(settings.output)
     refuse_to_replace(output.with_suffix(".json"))
@@ -78,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(runs) == 1 and results is not None:
             published, scores = report["published"], report["language_understanding"]
             beside = [understanding_section(scores, published=published)] if scores else []
+            beside += surveys_sections(report)
             beside += [settings_section(report["settings"]), figures_section(figures)]
             write_report(
                 results,

@@ -16,6 +16,7 @@ from empo.reporting.run_comparisons import compare_over_runs
 from empo.reporting.run_counts import add_counts, counts_of
 from empo.reporting.run_folders import (
     RunFolder,
+    any_results,
     label_runs,
     mean_over_runs,
     reply_sets,
@@ -36,8 +37,8 @@ class Report(TypedDict):
     with the same replies, which stands for it), `fixed` (it is the same in every run, as the
     references are), `trained` (label -> command, seed, settings), `values` (metric.value -> mean,
     sd, of, runs) and `counts` (histograms, levels and confusions of responses, nested as in
-    results.json, summed over the runs that count). `settings` maps a training setting that differs
-    to system -> its values. `sweeps` are the settings along which systems differ in nothing else.
+    results.json, summed over the runs that count). `surveys` maps a label to what its
+    survey.json has. `settings` maps a training setting that differs to system -> its values. `sweeps` are the settings along which systems differ in nothing else.
     """
 
     schema: Literal["empo.report/1"]
@@ -48,6 +49,7 @@ class Report(TypedDict):
     systems: dict[str, dict[str, Any]]
     comparisons: list[dict[str, Any]]
     language_understanding: dict[str, Any] | None
+    surveys: dict[str, dict[str, Any]]
     settings: dict[str, dict[str, list[Any]]]
     sweeps: list[dict[str, Any]]
     versions: dict[str, dict[str, str]]
@@ -90,6 +92,11 @@ def combine(runs: Sequence[RunFolder], *, published: bool | None = None) -> Repo
         if len(runs) > 1
         else [],
         "language_understanding": language_understanding(runs, labels, names),
+        "surveys": {
+            label: survey
+            for run, label in zip(runs, labels, strict=True)
+            if (survey := run.get("survey"))
+        },
         "settings": differing_settings(trained),
         "sweeps": sweeps(trained),
         "versions": _versions(runs, labels),
@@ -116,7 +123,7 @@ def _require_published(runs: Sequence[RunFolder]) -> None:
 
 
 def _run(run: RunFolder, label: str) -> dict[str, Any]:
-    results = run["results"] or next(iter(run["harness"].values()))
+    results = any_results(run)
     systems = (run["results"] or {}).get("systems", {})
     trained = {name: of.get("seed") for name, of in training(run).items() if of}
     return {
@@ -185,10 +192,10 @@ def _numbers(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 
 
 def _versions(runs: Sequence[RunFolder], labels: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Package -> label -> version; of results.json, else of a harness file."""
+    """Package -> label -> version; of results.json, else of another file."""
     found: dict[str, dict[str, str]] = {}
     for run, label in zip(runs, labels, strict=True):
-        results = run["results"] or next(iter(run["harness"].values()))
+        results = any_results(run)
         for package, version in results["versions"].items():
             found.setdefault(package, {})[label] = version
     return found

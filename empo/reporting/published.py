@@ -1,8 +1,9 @@
 """Printed values of the EmPO paper for its 2,540 test exchanges, beside which ours are shown.
 
 Cells are separated by `; ` in the order of our columns. EPITOME is its Table 2 without the
-BERTScore F1, which is BERTSCORE; UNDERSTANDING its Table 3 (MMLU, Open LLM leaderboard), DIVERSITY its Table 4, WORDS its Table 5 (the human row of both included), CHARACTERS its
-mean lengths.
+BERTScore F1, which is BERTSCORE; UNDERSTANDING its Table 3 (MMLU, Open LLM leaderboard), DIVERSITY
+its Table 4, WORDS its Table 5 (the human row of both included), CHARACTERS its mean lengths, SURVEY
+its Table 7: Cohen's d of the first system over the second in SURVEY_ASPECTS.
 """
 
 from __future__ import annotations
@@ -38,6 +39,24 @@ CHARACTERS = {
     "sft": "55",
     "dpo": "63",
     "human": "65",
+}
+SURVEY_ASPECTS = (
+    "emotion_understanding",
+    "situational_appropriateness",
+    "contextual_naturalness",
+    "conversational_engagingness",
+)
+SURVEY = {
+    ("baseline", "human"): ".58; .88; .48; .47",
+    ("baseline", "length-controlled"): ".39; .42; .30; .45",
+    ("baseline", "sft"): ".50; .72; .42; .53",
+    ("baseline", "dpo"): ".38; .70; .17; .30",
+    ("dpo", "human"): ".18; .14; .32; .18",
+    ("dpo", "length-controlled"): "−.04; .25; −.16; −.17",
+    ("dpo", "sft"): ".20; .00; .25; .22",
+    ("length-controlled", "human"): ".14; .41; .15; .00",
+    ("length-controlled", "sft"): ".06; .26; .08; .04",
+    ("sft", "human"): ".19; .01; .01; −.01",
 }
 REMARK = (
     "Rows marked *published* are the paper's, on the same 2,540 exchanges (its Tables 4 and 5, and "

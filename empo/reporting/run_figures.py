@@ -19,6 +19,7 @@ from empo.metrics.shared_exchanges import HUMAN
 from empo.reporting.figures import COLOURS, save_figure
 from empo.reporting.point_names import name_points
 from empo.reporting.run_counts import draw_distributions
+from empo.reporting.survey_figures import draw_survey
 from empo.untrusted import file_name
 
 METRICS = {
@@ -64,6 +65,11 @@ def draw_figures(report: Mapping[str, Any], beside: str | Path) -> dict[str, str
         stability_figure(series, beside.with_name(name))
     if len(report["runs"]) > 1:  # one run has them in its own report
         figures |= draw_distributions(report["systems"], beside)
+    for number, (label, survey) in enumerate(report["surveys"].items(), start=1):
+        several = len(report["surveys"]) > 1
+        stem = f"{beside.stem}-survey{f'-{number}' if several else ''}"
+        drawn = draw_survey(survey, beside.parent, stem)
+        figures |= {f"Human survey, {label}: {text}": file for text, file in drawn.items()}
     return figures
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from empo.metrics.shared_exchanges import HUMAN
 from empo.records import UserError, listed, shown
 from empo.reporting.harness_results import read_harness
 from empo.reporting.per_response import read_per_response
 from empo.reporting.results import PER_RESPONSE, read_results
+from empo.reporting.survey_results import SURVEY_FILE, read_survey
 
 
 class RunFolder(TypedDict):
-    """One run: results.json, values per system and exchange, harness files by path.
+    """One run: results.json, values per system and exchange, harness files by path, survey.json.
 
     `per_response` maps system -> id -> name of a value -> number or None, in the order of the file.
     """
@@ -28,6 +29,7 @@ class RunFolder(TypedDict):
     results: dict[str, Any] | None
     per_response: dict[str, dict[str, dict[str, float | None]]] | None
     harness: dict[str, dict[str, Any]]
+    survey: NotRequired[dict[str, Any] | None]
 
 
 def read_folders(folders: Sequence[str | Path]) -> list[RunFolder]:
@@ -47,7 +49,7 @@ def read_folders(folders: Sequence[str | Path]) -> list[RunFolder]:
 
 
 def read_folder(folder: str | Path) -> RunFolder:
-    """Read what one folder has of results.json, per_response.jsonl and harness.json."""
+    """Read what one folder has of results.json, per_response.jsonl, harness.json and survey.json."""
     path = Path(folder)
     if not path.is_dir():
         raise UserError(
@@ -60,10 +62,11 @@ def read_folder(folder: str | Path) -> RunFolder:
         _check_names(path / "results.json", results)
     files = [path / "harness.json", *sorted(path.glob("harness/*/harness.json"))]
     harness = {str(file): read_harness(file) for file in files if file.is_file()}
-    if results is None and not harness:
+    survey = read_survey(path / SURVEY_FILE) if (path / SURVEY_FILE).is_file() else None
+    if results is None and not harness and survey is None:
         raise UserError(
-            f"{folder}: neither results.json nor harness.json is there. Give the --output of "
-            "eval/responses.py or eval/harness.py."
+            f"{folder}: neither results.json nor harness.json nor {SURVEY_FILE} is there. Give the "
+            "--output of eval/responses.py, eval/harness.py or `empo survey analyse`."
         )
     per_response = None
     if results is not None and (path / PER_RESPONSE).is_file():
@@ -73,6 +76,7 @@ def read_folder(folder: str | Path) -> RunFolder:
         "results": results,
         "per_response": per_response,
         "harness": harness,
+        "survey": survey,
     }
 
 
@@ -147,6 +151,12 @@ def _check_references(runs: Sequence[RunFolder]) -> None:
                 f"replies (digest {digest[:12]} here, {known[:12]} there). Runs of one report must "
                 "answer the same exchanges."
             )
+
+
+def any_results(run: RunFolder) -> dict[str, Any]:
+    """The first file of a run, for what all of them have: created, versions, seed, command."""
+    others = [*run["harness"].values(), run.get("survey")]
+    return run["results"] or next(filter(None, others))
 
 
 def shared_ids(runs: Iterable[RunFolder]) -> list[str] | None:

@@ -18,6 +18,7 @@ from empo.reporting.runs_tables import (
     word_tables,
 )
 from empo.reporting.samples import samples_section
+from empo.reporting.survey_section import survey_section
 
 _STRONG = 0.1  # |r| with length from which a value is said to move with it
 _COLUMNS = 7  # systems side by side in one table
@@ -40,6 +41,7 @@ def render_runs(report: Mapping[str, Any], figures: Mapping[str, str] | None = N
         word_tables(report),
         length_table(report),
         runs_comparisons_section(report),
+        *surveys_sections(report),
         _moving(report["systems"]),
         settings_section(report["settings"]),
         figures_section(figures or {}),
@@ -107,6 +109,15 @@ def _seeds(of_system: Mapping[str, int | None]) -> str:
 def _understanding(report: Mapping[str, Any]) -> str:
     found = report["language_understanding"]
     return understanding_section(found, published=report["published"]) if found else ""
+
+
+def surveys_sections(report: Mapping[str, Any]) -> list[str]:
+    """A section per run with a human survey; their raters are not pooled."""
+    several = len(report["runs"]) > 1
+    return [
+        survey_section(survey, of=label if several else "")
+        for label, survey in report["surveys"].items()
+    ]
 
 
 def _moving(systems: Mapping[str, Any]) -> str:

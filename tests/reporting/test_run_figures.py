@@ -35,6 +35,7 @@ def report(systems, sweeps=(), scores=None, shown=("mmlu",)):
         },
         "sweeps": list(sweeps),
         "language_understanding": understanding,
+        "surveys": {},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,20 +154,22 @@ def balance_table(plan: Mapping[str, Any]) -> str:
 
     balance, items = plan["balance"], plan["items"]
     emotions = Counter(item["emotion"] for item in items)
-    few, most = balance["ratings"]
     kinds = Counter(batch["kind"] for batch in plan["batches"])
     used = balance["orders"].values()
+
+    def spread(counts: Collection[int]) -> str:
+        low, high = min(counts), max(counts)
+        return str(low) if low == high else f"{low} to {high}"
+
     lines = [
-        f"{len(items):,} exchanges, {min(emotions.values())} to {max(emotions.values())} of each of "
+        f"{len(items):,} exchanges, {spread(emotions.values())} of each of "
         f"{len(emotions)} emotions; {len(plan['systems'])} systems",
         f"{balance['batches']:,} batches ({kinds['mixed']} mixed, {kinds['single']} of one system); "
-        f"ratings of an exchange under a system: {few} to {most}; batches that show an exchange "
+        f"ratings of an exchange under a system: {spread(balance['ratings'])}; batches that show an exchange "
         f"twice: {balance['item_twice']}",
     ]
     if used:
-        lines.append(
-            f"{len(used)} orders of systems, each in {min(used)} to {max(used)} mixed batches"
-        )
+        lines.append(f"{len(used)} orders of systems, each in {spread(used)} of the mixed batches")
     rows = [["system", "fewest in a place", "most in a place"]]
     rows += [[name, str(min(of)), str(max(of))] for name, of in balance["places"].items()]
     return "\n".join(lines) + "\n\n" + aligned(rows)
@@ -275,7 +277,7 @@ def status_command(argv: Sequence[str]) -> int:
     states = Counter(_state(begun, count, sizes[batch]) for _, batch, begun, count in progress)
     answered = sum(count for *_, count in progress)
     print(
-        f"{answered:,} replies rated of {sum(sizes.values()):,}; links: {len(progress):,}, "
+        f"replies rated: {answered:,} of {sum(sizes.values()):,}; links: {len(progress):,}, "
         f"{states['not used']:,} not used, {states['begun']:,} begun, {states['finished']:,} finished"
     )
     rows = [["batch", "rater", "rated", "state"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
@@ -141,38 +142,49 @@ class _Table:
         if not (np.isfinite(long_a).all() and np.isfinite(long_b).all()):
             long_a = long_b = np.zeros(len(of_a))
         row = compare(of_a, of_b, long_a, long_b, seed, resamples)
-        row["d"] |= d_intervals(of_a, of_b, seed, resamples)
+        row["d"] = effects(of_a, of_b, seed, resamples)
         codes = [np.flatnonzero(self.known == self.systems.index(name)) for name in (a, b)]
         return row | {"mixed": _mixed(fit, codes)}
 
 
-def d_intervals(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
-    """95 % percentile bootstrap intervals over exchanges of both of `cohens_d`, None where it is."""
-    point = cohens_d(a, b)
-    found: dict[str, Any] = {}
+def effects(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
+    """`cohens_d` with 95 % percentile bootstrap intervals over exchanges.
+
+    `reasons` has a sentence for every None.
+    """
+    found = cohens_d(a, b)
+    reasons = found.pop("reasons", {})
     for name, spread in (("paired", _spread_paired), ("pooled", _spread_pooled)):
         found[f"{name}_interval"] = None
-        if not point[name] or len(a) < 3:
+        reasons[f"{name}_interval"] = "needs three exchanges on which the systems differ"
+        if not found[name] or len(a) < 3:
             continue
 
         def effect(a: np.ndarray, b: np.ndarray, axis: int, spread: Any = spread) -> np.ndarray:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return (a - b).mean(axis) / spread(a, b, axis)
+            size = spread(a, b, axis)
+            return np.divide(
+                (a - b).mean(axis), size, out=np.full_like(size, np.nan), where=size > 0
+            )
 
-        interval = scipy.stats.bootstrap(
-            (a, b),
-            effect,
-            paired=True,
-            vectorized=True,
-            n_resamples=resamples,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            batch=max(1, AT_ONCE // len(a)),
-            rng=seed,
-        ).confidence_interval
+        with warnings.catch_warnings():  # of resamples that do not vary, which `reasons` tell
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+            interval = scipy.stats.bootstrap(
+                (a, b),
+                effect,
+                paired=True,
+                vectorized=True,
+                n_resamples=resamples,
+                confidence_level=CONFIDENCE,
+                method="percentile",
+                batch=max(1, AT_ONCE // len(a)),
+                rng=seed,
+            ).confidence_interval
         bounds = [finite(float(bound)) for bound in (interval.low, interval.high)]
-        found[f"{name}_interval"] = None if None in bounds else bounds
-    return found
+        reasons[f"{name}_interval"] = "some resamples do not vary, so there is nothing to divide by"
+        if None not in bounds:
+            found[f"{name}_interval"] = bounds
+            del reasons[f"{name}_interval"]
+    return found | ({"reasons": reasons} if reasons else {})
 
 
 def _spread_paired(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:

@@ -163,7 +163,11 @@ def load_texts(path: str | Path) -> Texts:
 
 def _check_braces(text: str, known: set[str], where: str) -> None:
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        names = {
+            f"{name}{spec and ':'}{spec}{conversion or ''}"
+            for _, name, spec, conversion in string.Formatter().parse(text)
+            if name is not None
+        }
     except ValueError as error:
         raise UserError(f"{where}: {error}. Write {{{{ for a brace.") from None
     if not names <= known:

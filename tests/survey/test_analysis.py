@@ -1,0 +1,134 @@
+"""The analysis on small tables by hand, and on simulated ones for what has to come out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from simulated import simulated
+
+from empo.records import UserError
+from empo.survey.analysis import analyse, effects
+from empo.survey.ratings import Ratings, ratings_of
+
+
+def table(
+    values: dict[str, list[list[float]]], characters: dict[str, float] | None = None
+) -> Ratings:
+    """System -> per exchange the values of its raters; rater j rates every exchange."""
+    return ratings_of(
+        {
+            "exchange": f"e{i}",
+            "system": system,
+            "rater": f"r{j}-{system}",
+            "aspect": "warm",
+            "value": value,
+            "seconds": None,
+            "characters": None if characters is None else characters[system] + i,
+        }
+        for system, rows in values.items()
+        for i, row in enumerate(rows)
+        for j, value in enumerate(row)
+    )
+
+
+A = [[10, 20], [30, 50], [60, 60], [20, 40]]
+B = [[0, 10], [30, 30], [40, 50], [20, 20]]
+
+
+def test_item_means_and_their_differences_by_hand() -> None:
+    found = analyse(table({"a": A, "b": B}), ["a", "b"], seed=0, resamples=999)
+    of_a = found["systems"]["a"]["warm"]
+    assert (of_a["n"], of_a["mean"], of_a["ratings"], of_a["fewest"]) == (4, 36.25, 8, 2)
+    assert of_a["sd"] == pytest.approx(np.std([15, 40, 60, 30], ddof=1))
+    assert of_a["quantiles"][2] == 35
+    (row,) = found["comparisons"]
+    assert (row["a"], row["b"], row["metric"], row["n"]) == ("a", "b", "warm", 4)
+    assert row["difference"] == 11.25  # of 10, 10, 15, 10
+    assert row["p"] == row["p_holm"] == 2 / 16, "only the flips of none and of all are as far"
+    spread = np.sqrt((np.var([15, 40, 60, 30], ddof=1) + np.var([5, 30, 45, 20], ddof=1)) / 2)
+    assert row["d"]["pooled"] == pytest.approx(11.25 / spread)
+    assert row["d"]["paired"] == pytest.approx(11.25 / 2.5)
+    assert found["raters"] == 4 and found["exchanges"] == 4 and found["ratings"] == 16
+    assert row["reasons"]["length_controlled"]
+    assert (
+        found["systems"]["a"]["warm"]["reasons"]["length_correlation"]
+        == "the lengths are not given"
+    )
+
+
+def test_exchanges_that_only_one_system_has_are_left_out_of_the_pair() -> None:
+    found = analyse(table({"a": A, "b": B[:3]}), ["a", "b"], seed=0, resamples=199)
+    (row,) = found["comparisons"]
+    assert row["n"] == 3 and row["difference"] == pytest.approx((10 + 10 + 15) / 3)
+    assert found["systems"]["a"]["warm"]["n"] == 4
+
+
+def test_lengths_explain() -> None:
+    values = [[10.0 + 2 * i + 3 * (i % 2), 12.0 + 2 * i] for i in range(6)]
+    found = analyse(
+        table({"a": values, "b": values}, {"a": 10, "b": 50}), ["a", "b"], seed=0, resamples=199
+    )
+    assert found["systems"]["a"]["warm"]["length_correlation"] > 0.9
+    assert found["comparisons"][0]["difference"] == 0
+    assert found["comparisons"][0]["length_controlled"] is None, "always 40 characters apart"
+
+
+def test_holm_is_over_all_aspects_and_pairs() -> None:
+    ratings = simulated({"a": 0, "b": 0, "c": 15}, seed=1)
+    found = analyse(ratings, ["a", "b", "c"], seed=0, resamples=999)
+    rows = {(row["a"], row["b"]): row for row in found["comparisons"]}
+    assert rows["a", "c"]["p_holm"] == pytest.approx(3 * rows["a", "c"]["p"])
+    for row in rows.values():
+        assert row["mixed"]["p_holm"] >= row["mixed"]["p"]
+    assert rows["a", "c"]["mixed"]["p_holm"] < 0.001 < rows["a", "b"]["mixed"]["p_holm"]
+    assert rows["a", "c"]["mixed"]["difference"] == pytest.approx(-15, abs=6)
+    low, high = rows["a", "c"]["d"]["pooled_interval"]
+    assert low < rows["a", "c"]["d"]["pooled"] < high < 0
+    variances = found["variances"]["emotion_understanding"]
+    assert list(variances) == ["reply", "rater", "exchange", "residual"]
+    assert variances["rater"] == pytest.approx(144, rel=0.6)
+
+
+def test_one_rating_per_reply_has_no_variance_of_replies() -> None:
+    rows = {"a": [[float(i % 5)] for i in range(20)], "b": [[float(i % 7)] for i in range(20)]}
+    found = analyse(table(rows), ["a", "b"], seed=0, resamples=199)
+    assert list(found["variances"]["warm"]) == ["rater", "exchange", "residual"]
+    assert found["agreement"]["warm"]["single"] is None
+
+
+def test_equal_ratings_have_reasons_and_no_nan() -> None:
+    found = analyse(
+        table({"a": [[5, 5]] * 4, "b": [[5, 5]] * 4}), ["a", "b"], seed=0, resamples=199
+    )
+    (row,) = found["comparisons"]
+    assert row["difference"] == 0 and row["p"] == 1 and row["d"]["pooled"] == 0
+    assert row["d"]["pooled_interval"] is None
+    assert row["d"]["reasons"]["pooled_interval"].startswith("needs three exchanges")
+    assert row["mixed"]["p"] is None and row["mixed"]["reasons"]["p"] == "the ratings do not vary"
+    assert found["variances"]["warm"]["rater"] is None
+
+
+def test_nothing_in_common_is_refused() -> None:
+    ratings = ratings_of(
+        {"exchange": f"{s}{i}", "system": s, "rater": "r", "aspect": "x", "value": i, "seconds": None,
+         "characters": None}
+        for s in "ab" for i in range(3)
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no item was rated under two of the systems a, b"):
+        analyse(ratings, ["a", "b"], seed=0, resamples=199)
+
+
+def test_the_interval_of_d_covers_it() -> None:
+    rng = np.random.default_rng(0)
+    b = rng.normal(size=60)
+    a = b + 0.5 + rng.normal(size=60)
+    found = effects(a, b, seed=0, resamples=999)
+    assert (
+        found["paired_interval"][0]
+        < np.mean(a - b) / np.std(a - b, ddof=1)
+        < found["paired_interval"][1]
+    )
+    # the standard error of a paired d is about sqrt(1 / n + d^2 / 2n)
+    width = found["paired_interval"][1] - found["paired_interval"][0]
+    d = np.mean(a - b) / np.std(a - b, ddof=1)
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(1 / 60 + d**2 / 120), rel=0.2)

@@ -257,12 +257,11 @@ def status_command(argv: Sequence[str]) -> int:
         description=status_command.__doc__ or "",
     )
     from empo.reporting.markdown import aligned
-    from empo.survey.plan import ANSWERS, LINKS, append_links, read_plan
-    from empo.survey.store import Store
+    from empo.survey.plan import LINKS, append_links, open_answers, read_plan
 
     folder = Path(settings.survey)
     plan = read_plan(folder)
-    store = Store(folder / ANSWERS)
+    store = open_answers(folder, plan)
     sizes = {batch["number"]: len(batch["places"]) for batch in plan["batches"]}
     if unknown := [number for number in settings.reissue or () if number not in sizes]:
         raise UserError(
@@ -316,12 +315,12 @@ def export_command(argv: Sequence[str]) -> int:
         prog="empo survey export",
         description=export_command.__doc__ or "",
     )
-    from empo.survey.plan import ANSWERS, read_plan
+    from empo.survey.plan import open_answers, read_plan
     from empo.survey.ratings import rating_rows, write_tidy
-    from empo.survey.store import Store
 
     folder = Path(settings.survey)
-    rows = list(rating_rows(read_plan(folder), Store(folder / ANSWERS)))
+    plan = read_plan(folder)
+    rows = list(rating_rows(plan, open_answers(folder, plan)))
     if not rows:
         raise UserError(f"{folder}: nobody has answered yet.")
     write_tidy(settings.output, rows)
@@ -424,9 +423,8 @@ def analyse_command(argv: Sequence[str]) -> int:
 
 def _ratings(settings: AnalyseSettings) -> tuple[Any, list[str], dict[str, str], int]:
     """Ratings, systems in the order of the comparisons, words of the aspects, rows without a value."""
-    from empo.survey.plan import ANSWERS, TEXTS, read_plan
+    from empo.survey.plan import TEXTS, open_answers, read_plan
     from empo.survey.ratings import rating_rows, ratings_of, read_ratings_table
-    from empo.survey.store import Store
     from empo.survey.texts import load_texts
 
     if settings.input is not None:
@@ -434,7 +432,7 @@ def _ratings(settings: AnalyseSettings) -> tuple[Any, list[str], dict[str, str],
         return ratings, sorted(dict.fromkeys(ratings.system), key="human".__eq__), {}, missing
     folder = Path(settings.survey or "")
     plan = read_plan(folder)
-    rows = list(rating_rows(plan, Store(folder / ANSWERS)))
+    rows = list(rating_rows(plan, open_answers(folder, plan)))
     if not rows:
         raise UserError(f"{folder}: nobody has answered yet.")
     texts = load_texts(folder / TEXTS)

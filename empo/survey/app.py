@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from empo.records import UserError
 from empo.survey import forms
-from empo.survey.plan import ANSWERS, TEXTS, read_plan
-from empo.survey.store import Answer, Participant, Store
+from empo.survey.plan import TEXTS, open_answers, read_plan
+from empo.survey.store import Answer, Participant
 from empo.survey.texts import LARGEST, load_texts
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ class Survey:
         folder = Path(folder)
         self.plan = read_plan(folder)
         self.texts = load_texts(folder / TEXTS)
-        self.store = Store(folder / ANSWERS)
+        self.store = open_answers(folder, self.plan)
         self.batches = {batch["number"]: batch for batch in self.plan["batches"]}
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined

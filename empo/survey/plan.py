@@ -23,8 +23,10 @@ from empo.records import (
     Response,
     UserError,
     file_facts,
+    read_text,
     read_typed,
     sha256,
+    shown,
     write_json,
     write_text,
 )
@@ -218,7 +220,7 @@ def append_links(path: Path, url: str, batches: Sequence[int], tokens: Sequence[
         writer.writerow(["batch", "link"])
     for batch, token in zip(batches, tokens, strict=True):
         writer.writerow([batch, f"{url.rstrip('/')}/s/{token}"])
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before = read_text(path) if path.is_file() else ""
     write_text(path, before + text.getvalue())
     os.chmod(path, 0o600)
 
@@ -229,6 +231,20 @@ def read_plan(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder}: there is no {PLAN}. Make the folder with `empo survey build`.")
     plan = read_typed(path, PLAN_SCHEMA, _PLAN, REBUILD)
+    known = set(plan["systems"])
+    for i, item in enumerate(plan["items"]):
+        if item["responses"].keys() != known or not item["context"]:
+            raise UserError(
+                f"{path}, field 'items.{i}': it has no context, or not one response of every system. "
+                f"{REBUILD}"
+            )
+    for i, batch in enumerate(plan["batches"]):
+        for item, system in batch["places"]:
+            if not 0 <= item < len(plan["items"]) or system not in known:
+                raise UserError(
+                    f"{path}, field 'batches.{i}.places': there is no item {item} of system "
+                    f"{shown(system)}. {REBUILD}"
+                )
     counted = balance_of(plan["batches"])
     if counted != plan["balance"]:
         raise UserError(f"{path}, field 'balance': it is not that of the batches. {REBUILD}")
@@ -239,3 +255,13 @@ def read_plan(folder: str | Path) -> dict[str, Any]:
             f"all answer the same questions. {REBUILD}"
         )
     return plan
+
+
+def open_answers(folder: str | Path, plan: Mapping[str, Any]) -> Store:
+    """The answers of a survey; UserError where they are none of this plan's."""
+    store = Store(Path(folder) / ANSWERS)
+    sizes = {batch["number"]: len(batch["places"]) for batch in plan["batches"]}
+    for participant, batch, _, count in store.progress():
+        if count > sizes.get(batch, -1):
+            raise store.damaged(f"participant {shown(participant)} with batch {shown(batch)}")
+    return store

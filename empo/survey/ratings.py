@@ -49,6 +49,8 @@ def rating_rows(plan: Mapping[str, Any], store: Store) -> Iterator[dict[str, Any
     for participant, number, _, count in store.progress():
         batch = batches[number]
         for answer in store.answers(participant) if count else ():
+            if not 0 <= answer.place < len(batch["places"]):
+                raise store.damaged(f"place {answer.place} of batch {number}")
             item, system = batch["places"][answer.place]
             exchange = plan["items"][item]
             for aspect, value in answer.ratings.items():

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from empo.records import UserError
+from pydantic import TypeAdapter, ValidationError
+
+from empo.records import UserError, shown
 
 APPLICATION = 0x454D5356
 """SQLite's application id of these files: EMSV."""
@@ -60,6 +62,9 @@ class Answer:
     seconds: float
 
 
+_RATINGS = TypeAdapter(dict[str, int])
+
+
 class Store:
     """One file of answers, used by one process that serves and others that read or add links.
 
@@ -77,7 +82,10 @@ class Store:
             raise UserError(f"{path}: this holds no answers of a survey.")
         if self._rows("PRAGMA user_version") != [(SCHEMA,)]:
             raise UserError(f"{path}: this version of EmPO reads answers of schema {SCHEMA} only.")
-        ((self.key,),) = self._rows("SELECT value FROM secrets WHERE name = 'key'")
+        keys = self._rows("SELECT value FROM secrets WHERE name = 'key'")
+        if len(keys) != 1 or not isinstance(keys[0][0], bytes):
+            raise self.damaged("the key")
+        self.key: bytes = keys[0][0]
 
     @classmethod
     def create(cls, path: str | Path) -> Store:
@@ -134,8 +142,7 @@ class Store:
     def answers(self, participant: int) -> list[Answer]:
         """What was answered, in the order of the places."""
         query = "SELECT place, ratings, seconds FROM answers WHERE participant = ? ORDER BY place"
-        rows = self._rows(query, participant)
-        return [Answer(place, json.loads(ratings), seconds) for place, ratings, seconds in rows]
+        return [self._answer(*row) for row in self._rows(query, participant)]
 
     def keep(self, participant: int, answer: Answer) -> Answer | None:
         """Store the answer of the next place after consent.
@@ -150,7 +157,7 @@ class Store:
         with self._writing() as database:
             row = database.execute(there, (participant, answer.place)).fetchone()
             if row:
-                return Answer(answer.place, json.loads(row[0]), row[1])
+                return self._answer(answer.place, *row)
             count = database.execute(ready, (participant,)).fetchone()
             if count is None or count[0] != answer.place:
                 return None
@@ -178,6 +185,19 @@ class Store:
         return [
             (number, batch, bool(begun), count) for number, batch, begun, count in self._rows(query)
         ]
+
+    def _answer(self, place: Any, ratings: Any, seconds: Any) -> Answer:
+        try:
+            return Answer(int(place), _RATINGS.validate_json(ratings, strict=True), float(seconds))
+        except (ValidationError, TypeError, ValueError):
+            raise self.damaged(f"the answer {shown((place, ratings, seconds))}") from None
+
+    def damaged(self, what: str) -> UserError:
+        """What is raised where the file holds what nobody wrote."""
+        return UserError(
+            f"{self.path}: {what} cannot have been written here, so the file is damaged or of another "
+            "survey. Restore it from a copy."
+        )
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

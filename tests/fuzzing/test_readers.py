@@ -18,10 +18,11 @@ from light_readers import READERS as GIVEN
 from light_readers import Reader
 from model_readers import READERS as OF_MODELS
 from run_readers import READERS as LEFT
+from survey_readers import READERS as OF_SURVEYS
 
 from empo.records import UserError
 
-READERS = [*GIVEN, *LEFT, *OF_MODELS, *OF_LANGUAGE_MODELS]
+READERS = [*GIVEN, *LEFT, *OF_MODELS, *OF_LANGUAGE_MODELS, *OF_SURVEYS]
 INPUTS = int(os.environ.get("EMPO_FUZZ_INPUTS", "1000"))
 LONGEST = 3_000
 """Characters of a message: a value that is shown is cut."""

@@ -14,10 +14,11 @@ from light_readers import READERS as GIVEN
 from light_readers import Reader
 from model_readers import READERS as OF_MODELS
 from run_readers import READERS as LEFT
+from survey_readers import READERS as OF_SURVEYS
 from test_readers import is_read, placed
 
 ROOT = Path(__file__).resolve().parents[2] / "empo"
-READERS = [*GIVEN, *LEFT, *OF_MODELS, *OF_LANGUAGE_MODELS]
+READERS = [*GIVEN, *LEFT, *OF_MODELS, *OF_LANGUAGE_MODELS, *OF_SURVEYS]
 
 OPENERS = {
     *("open", "read_text", "read_bytes", "load", "loads", "safe_open", "load_file", "connect"),
@@ -29,6 +30,7 @@ OPENERS = {
 
 _LIBRARY = "transformers reads the files, and what it raises is told; tests/raters has damaged ones"
 LEFT_OUT = {
+    "survey.store.Store.create": "makes the file",
     "records.sha256": "any bytes have a digest",
     "settings._from_text": "a word of the command line, no file",
     "corpora.tables._read_hub": "a hub; whatever datasets raises is told",

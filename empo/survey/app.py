@@ -169,14 +169,11 @@ class Survey:
         )
         if seconds is None or not 0 <= place < self._length(participant):
             raise Refused("refused", 403)
-        answered = len(await run_in_threadpool(self.store.answers, participant.id))
-        if place > answered:
-            return await self._onward(request, participant)
         ratings, wrong = forms.read_ratings(form, self.texts.sliders, self.texts.box)
-        if wrong and place == answered:
-            return self._item_page(request, participant, place, ratings, wrong=wrong)
         if wrong:
-            raise Refused("answered", 409)
+            if place < len(await run_in_threadpool(self.store.answers, participant.id)):
+                raise Refused("answered", 409)
+            return self._item_page(request, participant, place, ratings, wrong=wrong)
         kept = await run_in_threadpool(
             self.store.keep, participant.id, Answer(place, ratings, seconds)
         )

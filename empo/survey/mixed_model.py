@@ -4,8 +4,8 @@ The mean of an item's ratings still has its raters in it, and a rater is behind 
 item means take for many what is one person's habit, above all where a person rated one system only.
 The mixed model with crossed random intercepts knows it.
 
-Own code, not statsmodels': the same restricted likelihood, in half a second instead of minutes, from the
-cross products alone (Bates, Mächler, Bolker and Walker 2015, section 3); tests compare the two.
+Own code, not statsmodels': the same restricted likelihood, in a second instead of minutes, from the cross
+products alone (Bates, Mächler, Bolker and Walker 2015, section 3); tests compare the two.
 """
 
 from __future__ import annotations

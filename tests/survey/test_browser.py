@@ -49,9 +49,9 @@ def sliders(page: Any) -> Any:
 def begin(page: Any, url: str) -> None:
     page.goto(url)
     page.check("input[name=agree]")
-    page.click("button")
-    page.click("a.button")
-    page.click("a.button")
+    for button in ("button", "a.button", "a.button"):
+        with page.expect_navigation():
+            page.click(button)
 
 
 def rate(page: Any, number: int, given: dict[int, dict[str, int]]) -> None:
@@ -68,7 +68,8 @@ def rate(page: Any, number: int, given: dict[int, dict[str, int]]) -> None:
     if number % 2:
         page.check("input[type=checkbox]")
     given[number - 1] = {**dict(zip(SLIDERS, values, strict=True)), BOX: number % 2}
-    page.click("#ratings button")
+    with page.expect_navigation():
+        page.click("#ratings button")
 
 
 def stored(folder: Path) -> dict[int, dict[str, int]]:

@@ -89,6 +89,21 @@ def test_all_sixty_orders_of_five_systems_are_used_before_one_comes_a_third_time
     assert len(counts) == 60 and set(counts.values()) == {1, 2}
 
 
+def test_an_item_stands_at_the_begin_the_middle_and_the_end() -> None:
+    found: dict[int, set[int]] = {}
+    for batch in of(30, 3, 15, 5, ratings=3, single=1):
+        for place, (item, _) in enumerate(batch.places):
+            found.setdefault(item, set()).add(place // 5)
+    assert set(map(len, found.values())) == {3}
+
+
+def test_the_seed_says_which_orders_come_first() -> None:
+    used = {
+        frozenset(b.order for b in of(15, 5, 15, 5, 3, 1, seed=s) if not b.single) for s in range(9)
+    }
+    assert len(used) > 3
+
+
 def test_the_seed_decides() -> None:
     assert of(30, 3, 15, 5, 3, 1) == of(30, 3, 15, 5, 3, 1)
     assert of(30, 3, 15, 5, 3, 1) != of(30, 3, 15, 5, 3, 1, seed=2)

@@ -18,7 +18,7 @@ def found_in(single: int) -> tuple[np.ndarray, np.ndarray]:
     paired, mixed = [], []
     for seed in range(SURVEYS):
         ratings = simulated(EFFECTS, seed, items=45, single=single)
-        rows = analyse(ratings, list(EFFECTS), seed=0, resamples=999)["comparisons"]
+        rows = analyse(ratings, list(EFFECTS), seed=0, resamples=499)["comparisons"]
         paired.append([row["p"] < 0.05 for row in rows])
         mixed.append([row["mixed"]["p"] < 0.05 for row in rows])
     return np.mean(paired, axis=0), np.mean(mixed, axis=0)

@@ -312,3 +312,13 @@ def test_the_report_takes_the_folder(folder: Path, tmp_path: Path) -> None:
     assert "## Human survey" in text and "all-survey.svg" in text
     found = json.loads((tmp_path / "all.json").read_text())
     assert found["surveys"]["out"] == read_survey(tmp_path / "out" / "survey.json")
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "starlette.applications", "jinja2"])
+def test_the_page_says_which_extra_it_needs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "empo.survey.app", raising=False)
+    with pytest.raises(UserError, match=r"is not installed. .* `pip install 'empo\[survey\]'`"):
+        run("serve", folder)

@@ -117,27 +117,28 @@ class Survey:
         form = await self._form(request)
         participant = await self._participant(request)
         token = request.path_params["token"]
-        if forms.seconds_since(self.store.key, form.get("stamp", ""), "consent", token) is None:
+        sent = form.get("stamp", "")
+        if forms.seconds_since(self.store.key, sent, "consent", token) is None:
             raise Refused("refused", 403)
+        cookie = forms.cookie_of(self.store.key, sent)
         if participant.session is None:
             if form.get("agree") != "1":
                 return self._consent_page(request, participant, needed=True)
-            cookie = await run_in_threadpool(self.store.consent, participant.id)
-            if cookie is not None:
-                response = RedirectResponse(f"/s/{token}/instructions", 303)
-                response.set_cookie(
-                    COOKIE,
-                    cookie,
-                    max_age=COOKIE_SECONDS,
-                    path=f"/s/{token}",
-                    secure=self.plan["url"].startswith("https:"),
-                    httponly=True,
-                    samesite="lax",  # strict would lock out who comes back by the link in a mail
-                )
-                return response
-            participant = await self._participant(request)
-        self._own(request, participant)
-        return await self._onward(request, participant)
+            await run_in_threadpool(self.store.consent, participant.id, cookie)
+            participant = await self._participant(request)  # another browser may have been first
+        if not participant.is_of(cookie):
+            raise Refused("used", 403)
+        response = await self._onward(request, participant)
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=COOKIE_SECONDS,
+            path=f"/s/{token}",
+            secure=self.plan["url"].startswith("https:"),
+            httponly=True,
+            samesite="lax",  # strict would lock out who comes back by the link in a mail
+        )
+        return response
 
     async def instructions(self, request: Request) -> Response:
         """What to do."""

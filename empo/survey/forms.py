@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
@@ -14,7 +15,7 @@ MOST_BYTES = 16_384
 """Of a body; the largest real one has a few hundred."""
 _MOST_FIELDS = 100
 _NUMBER = re.compile(r"\d{1,3}")
-_STAMP = re.compile(r"(\d{1,12})\.([0-9a-f]{64})")
+_STAMP = re.compile(r"(\d{1,12})\.([0-9a-f]{16})\.([0-9a-f]{64})")
 
 
 def same_site(headers: Mapping[str, str], url: str) -> bool:
@@ -34,23 +35,30 @@ def same_site(headers: Mapping[str, str], url: str) -> bool:
 def stamp(key: bytes, *parts: object) -> str:
     """A hidden field that only this server can make, for this page and person, with the time.
 
-    It shows that a form comes from our page, and how long the page was open.
+    It shows that a form comes from our page, and how long the page was open. No two are equal.
     """
-    tenths = round(time.time() * 10)
-    return f"{tenths}.{_seal(key, tenths, parts)}"
+    tenths, nonce = round(time.time() * 10), secrets.token_hex(8)
+    return f"{tenths}.{nonce}.{_seal(key, tenths, nonce, *parts)}"
 
 
 def seconds_since(key: bytes, sent: str, *parts: object) -> float | None:
     """Seconds (0.1) since a stamp with the same parts was made; None where it is none of ours."""
     match = _STAMP.fullmatch(sent)
-    if match is None or not hmac.compare_digest(match[2], _seal(key, int(match[1]), parts)):
+    if match is None or not hmac.compare_digest(match[3], _seal(key, match[1], match[2], *parts)):
         return None
     return max(0, round(time.time() * 10) - int(match[1])) / 10
 
 
-def _seal(key: bytes, tenths: int, parts: Sequence[object]) -> str:
-    text = "\n".join(map(str, (tenths, *parts)))
-    return hmac.digest(key, text.encode(), "sha256").hex()
+def cookie_of(key: bytes, sent: str) -> str:
+    """The cookie of the browser that sends the page of consent with this stamp.
+
+    The same form sent again, as after an answer that was lost on its way, gets the same one.
+    """
+    return _seal(key, "cookie", sent)
+
+
+def _seal(key: bytes, *parts: object) -> str:
+    return hmac.digest(key, "\n".join(map(str, parts)).encode(), "sha256").hex()
 
 
 def fields(body: bytes) -> dict[str, str] | None:

@@ -131,13 +131,11 @@ class Store:
         query = "SELECT id, batch, session FROM participants WHERE link = ?"
         return next((Participant(*row) for row in self._rows(query, _digest(token))), None)
 
-    def consent(self, participant: int) -> str | None:
-        """Give the link to the browser that asks first; its cookie, or None where another was first."""
-        cookie = secrets.token_urlsafe(24)
+    def consent(self, participant: int, cookie: str) -> bool:
+        """Give the link to the browser with this cookie; False where one has it already."""
         query = "UPDATE participants SET session = ? WHERE id = ? AND session IS NULL"
         with self._writing() as database:
-            taken = database.execute(query, (_digest(cookie), participant)).rowcount
-        return cookie if taken else None
+            return database.execute(query, (_digest(cookie), participant)).rowcount == 1
 
     def answers(self, participant: int) -> list[Answer]:
         """What was answered, in the order of the places."""

@@ -24,6 +24,7 @@ def survey_command(argv: Sequence[str]) -> int:
         print("usage: empo survey COMMAND [--help] [--key value ...]\n\ncommands:")
         for name, command in COMMANDS.items():
             print(f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}")
+        print("\nExample: empo survey analyse --help")
         return 0
     if argv[0] not in COMMANDS:
         raise UserError(f"empo survey {argv[0]}: no such command; known: {', '.join(COMMANDS)}")

@@ -64,7 +64,7 @@ def _answers() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         store = Store.create(Path(folder) / "a.sqlite")
         store.add_links([1, 2])
-        store.consent(1)
+        store.consent(1, "mine")
         store.keep(1, Answer(0, {"warm": 40}, 12.5))
         store.close()
         return (Path(folder) / "a.sqlite").read_bytes()

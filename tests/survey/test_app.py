@@ -99,6 +99,18 @@ def test_a_second_browser_is_refused_and_the_first_goes_on(folder: Path, port: i
     assert len(rows(folder)) == 1
 
 
+def test_consent_whose_confirmation_was_lost_can_be_sent_again(folder: Path, port: int) -> None:
+    person = Browser(port, tokens(folder)[0])
+    form = {"stamp": person.get().stamp, "agree": 1}
+    other = {"stamp": person.get().stamp, "agree": 1}
+    person.post("/consent", form)
+    first, person.cookie = person.cookie, ""
+    assert person.get().status == 403
+    assert person.post("/consent", other).status == 403, "another page of consent"
+    assert person.post("/consent", form).status == 303
+    assert person.cookie == first and person.answer(1, VALUES).status == 303
+
+
 def test_an_answer_stays_as_it_is(folder: Path, port: int) -> None:
     person = Browser(port, tokens(folder)[0])
     person.agree()
@@ -176,7 +188,7 @@ def test_a_form_without_a_stamp_of_this_server_is_refused(folder: Path, port: in
     person.agree()
     form = dict(zip(SLIDERS, VALUES, strict=True))
     stamp = person.get("/item/1").stamp
-    forged = f"{int(stamp.split('.')[0]) - 50}.{stamp.split('.')[1]}"
+    forged = f"{int(stamp.split('.')[0]) - 50}.{stamp.partition('.')[2]}"
     for wrong in ({}, {"stamp": ""}, {"stamp": forged}):
         assert person.post("/item/1", {**form, **wrong}).status == 403
     assert rows(folder) == []

@@ -35,7 +35,7 @@ def answer_all(folder: Path, seed: int = 0) -> int:
     count = 0
     for token, batch in zip(tokens(folder), plan["batches"], strict=True):
         person = store.participant(token).id
-        store.consent(person)
+        store.consent(person, token)
         for place, (_, system) in enumerate(batch["places"]):
             middle = 60 if system == best else 35
             values = [min(100, max(0, round(rng.gauss(middle, 10)))) for _ in SLIDERS]
@@ -145,7 +145,7 @@ def test_a_batch_that_was_left_gets_a_new_link(
 ) -> None:
     before = tokens(folder)
     store = Store(folder / "answers.sqlite")
-    store.consent(3)
+    store.consent(3, "mine")
     store.keep(3, Answer(0, {"a": 1}, 1))
     assert run("status", folder, "--reissue", 3, 5) == 0
     out = capsys.readouterr().out

@@ -15,9 +15,10 @@ def test_a_stamp_is_good_for_its_own_page_only() -> None:
     for parts in (("item", "cookie", 4), ("item", "other", 3), ("consent", "cookie", 3)):
         assert forms.seconds_since(KEY, made, *parts) is None
     assert forms.seconds_since(b"x" * 32, made, "item", "cookie", 3) is None
-    earlier = f"{int(made.split('.')[0]) - 100}.{made.split('.')[1]}"
+    earlier = f"{int(made.split('.')[0]) - 100}.{made.partition('.')[2]}"
     assert forms.seconds_since(KEY, earlier, "item", "cookie", 3) is None, "the time is sealed too"
     assert forms.seconds_since(KEY, "", "item", "cookie", 3) is None
+    assert len({forms.stamp(KEY, "consent", "link") for _ in range(20)}) == 20
 
 
 def test_seconds_are_those_since_the_page_was_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,9 @@ def test_an_answer_needs_consent_and_the_next_place(path: Path) -> None:
     person = store.participant(token)
     assert (person.batch, person.session) == (7, None)
     assert store.keep(person.id, FIRST) is None and store.answers(person.id) == []
-    cookie = store.consent(person.id)
-    assert store.consent(person.id) is None, "a second browser comes too late"
-    assert store.participant(token).is_of(cookie)
+    assert store.consent(person.id, "mine")
+    assert not store.consent(person.id, "another's"), "a second browser comes too late"
+    assert store.participant(token).is_of("mine")
     assert not store.participant(token).is_of("other") and not store.participant(token).is_of(None)
     assert store.keep(person.id, Answer(1, {"a": 1}, 1)) is None
     assert store.keep(person.id, FIRST) == FIRST
@@ -43,7 +43,8 @@ def test_links_cannot_be_guessed_and_are_not_in_the_file(path: Path) -> None:
     store = Store.create(path)
     found = store.add_links(range(200))
     assert len(set(found)) == 200 and {len(token) for token in found} == {32}
-    cookie = store.consent(1)
+    cookie = "c" * 40
+    store.consent(1, cookie)
     store.close()
     content = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert not any(token.encode() in content for token in [*found, cookie])
@@ -62,7 +63,7 @@ def test_codes_do_not_tell_whose_they_are(path: Path) -> None:
 def test_threads_that_send_the_same_answer_store_one(path: Path) -> None:
     store = Store.create(path)
     store.add_links([1])
-    store.consent(1)
+    store.consent(1, "mine")
     sent = [Answer(0, {"a": value}, 1.0) for value in range(40)]
     with ThreadPoolExecutor(8) as pool:
         kept = list(pool.map(lambda answer: store.keep(1, answer), sent))
@@ -79,7 +80,7 @@ def test_what_was_confirmed_before_a_kill_is_there(path: Path, after: int) -> No
         try:
             store = Store(path)
             store.add_links([1])
-            store.consent(1)
+            store.consent(1, "mine")
             for place in range(1000):
                 store.keep(1, Answer(place, {"a": place}, 1.0))
                 os.write(write, b".")

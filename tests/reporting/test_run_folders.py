@@ -172,7 +172,9 @@ def test_folders_without_results_are_refused(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder. Give the folders that"):
         read_folder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: neither results.json nor harness.json nor survey.json is there"):
+    with pytest.raises(
+        UserError, match="empty: neither results.json nor harness.json nor survey.json is there"
+    ):
         read_folder(tmp_path / "empty")
 
 

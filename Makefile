@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 
 FAULTS = $(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH \
-	$(BIN)/pytest tests/faults --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/pytest tests/faults --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: setup demo demo-report test test-slow reliability fuzz lint
 
@@ -44,7 +44,7 @@ demo-report: setup
 test: setup
 	$(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH \
 		$(BIN)/pytest -m "not slow" --ignore=tests/faults \
-		--numprocesses $(WORKERS) --dist worksteal
+		--numprocesses $(WORKERS) --dist loadfile
 
 test-slow: setup
 	$(OFFLINE) OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m slow \

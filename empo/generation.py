@@ -1,4 +1,4 @@
-"""Replies of a model to a split: batched, greedy by default, restartable.
+"""Replies of a model to a split: batched, greedy by default, restartable; or the best of n.
 
 Exchanges are sorted by prompt length and cut into fixed batches; every finished batch is kept, with
 a digest, in a partial file beside the output. A run that was stopped does only the missing batches, and ends in
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.trainer_utils import set_seed
 
+from empo.choosing import BestOf, summary
 from empo.dialogues import Exchange
 from empo.process import MAKE_ROOM
 from empo.prompts import ChatFormat
@@ -37,6 +38,7 @@ from empo.records import (
     write_text,
 )
 from empo.runs import now, versions
+from empo.sampling import numbers_of, own_sampling
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +74,12 @@ def generate(
     output: str | Path,
     decoding: Decoding,
     facts: dict[str, Any],
+    best_of: BestOf | None = None,
 ) -> dict[str, Any]:
     """Write `output` (one response per exchange, in corpus order) and `output`.manifest.json.
+
+    With `best_of` n replies are sampled per exchange, each from random numbers of its own, and the
+    chosen one is written.
 
     `facts` identify model and data; with the decoding parameters they key the partial file, so that
     another model never continues it. Returns the manifest. One process at a time: the caller holds
@@ -87,6 +93,8 @@ def generate(
         "decoding": asdict(decoding),
         "template_sha256": chat.sha256,
         "system_message": chat.system_message,
+        "best_of": best_of.facts() if best_of else None,
+        "selected_by": list(best_of.selected_by) if best_of else None,
         **facts,
     }
     manifest_path = output.with_name(output.name + ".manifest.json")
@@ -100,7 +108,9 @@ def generate(
     prompts, shortened = _prompts(chat, exchanges, limit)
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     size = decoding.batch_size
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    several = best_of.n if best_of else 1
+    wanted = [(i, k) for i in order for k in range(several)]
+    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
 
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     done = _done(partial, key)
@@ -117,18 +127,25 @@ def generate(
     ):
         if number in done:
             continue
-        done[number] = reply_to(model, chat, [prompts[i] for i in batch], decoding, number)
+        own = [
+            numbers_of(decoding.seed, exchanges[i].id, k, decoding.max_new_tokens)
+            for i, k in (batch if best_of else ())
+        ]
+        done[number] = reply_to(model, chat, [prompts[i] for i, _ in batch], decoding, number, own)
         row = {"key": key, "batch": number, "replies": done[number]}
         line = json.dumps({**row, "sha256": _digest(row)}) + "\n"
         with _explained(partial), partial.open("a", encoding="utf-8") as file:
             file.write(line)
-    by_index = {
-        i: reply
+    made = {
+        place: _cut(reply) if decoding.cut_at_sentence else reply
         for number, batch in enumerate(batches)
-        for i, reply in zip(batch, done[number], strict=True)
+        for place, reply in zip(batch, done[number], strict=True)
     }
+    replies = [[made[i, k] for k in range(several)] for i in range(len(exchanges))]
+    texts = [[reply["response"] for reply in of_one] for of_one in replies]
+    choices = best_of.choose(exchanges, texts) if best_of else None
     rows = [
-        _row(exchange, system, len(prompts[i]), by_index[i], decoding.cut_at_sentence)
+        _row(exchange, system, len(prompts[i]), replies[i], choices[i] if choices else None)
         for i, exchange in enumerate(exchanges)
     ]
     manifest_path.unlink(missing_ok=True)  # of replies that somebody deleted
@@ -142,6 +159,7 @@ def generate(
         "prompts_shortened": shortened,
         "finished": sum(row["finished"] for row in rows),
         "empty": sum(not row["response"] for row in rows),
+        **({"chosen": summary(choices, texts)} if choices is not None else {}),
         "sha256": sha256(output),
         "versions": versions(),
     }
@@ -168,21 +186,30 @@ def _prompts(
     return prompts, shortened
 
 
+def _cut(reply: Mapping[str, Any]) -> dict[str, Any]:
+    return {**reply, "response": cut_at_last_sentence(reply["response"])}
+
+
 def _row(
-    exchange: Exchange, system: str, prompt_tokens: int, reply: dict[str, Any], cut: bool
+    exchange: Exchange,
+    system: str,
+    prompt_tokens: int,
+    replies: Sequence[dict[str, Any]],
+    choice: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """One line of the responses file."""
-    text = reply["response"]
+    reply = replies[choice["place"] if choice else 0]
     return {
         "id": exchange.id,
         "emotion": exchange.emotion,
         "context": exchange.messages(),
         "reference": exchange.reply,
-        "response": cut_at_last_sentence(text) if cut else text,
+        "response": reply["response"],
         "system": system,
         "prompt_tokens": prompt_tokens,
         "response_tokens": reply["response_tokens"],
         "finished": reply["finished"],
+        **({"best_of": choice} if choice else {}),
     }
 
 
@@ -192,14 +219,19 @@ def reply_to(
     prompts: list[list[int]],
     decoding: Decoding,
     number: int,
+    own: Sequence[torch.Tensor] = (),
 ) -> list[dict[str, Any]]:
-    """Replies to one batch of prompts: text, number of new tokens, whether the reply ended."""
+    """Replies to one batch of prompts: text, number of new tokens, whether the reply ended.
+
+    `own` are random numbers for every reply (empo/sampling.py); without them a sampled batch is drawn
+    from one stream, seeded by its `number`.
+    """
     tokenizer = chat.tokenizer
     tokenizer.padding_side = "left"
     width = max(map(len, prompts))
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    sampled = decoding.temperature > 0
+    sampled = decoding.temperature > 0 and not own
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         do_sample=sampled,
@@ -215,10 +247,14 @@ def reply_to(
     )
     if sampled:
         set_seed(decoding.seed + number)
+    drawn = own_sampling(own, decoding.temperature, decoding.top_p) if own else None
     device = model.device
     with torch.inference_mode():
         out = model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=drawn,
         )
     replies = []
     for row in out[:, width:].tolist():

@@ -16,6 +16,7 @@ from empo.records import (
     file_facts,
     read_json,
     read_responses,
+    shown,
 )
 from empo.settings import option
 from empo.suites import HELP as SUITE
@@ -254,9 +255,38 @@ def load_systems(
     return {name: list(replies.values()) for name, replies in systems.items()}, facts, trained
 
 
+def load_rewards(settings: ResponsesSettings) -> dict[str, list[dict[str, Any]]]:
+    """System -> the raters that chose its replies or rewarded its model, where a manifest says it.
+
+    Raises UserError where the manifest names raters in another form than {name, weights}.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in settings.responses or ():
+        manifest = Path(f"{path}.manifest.json")
+        known = _noted(manifest)
+        behind = [*(known.get("selected_by") or ()), *(known.get("reward") or ())]
+        for rater in behind:
+            named = isinstance(rater, dict) and all(
+                isinstance(rater.get(key), str) for key in ("name", "weights")
+            )
+            if not named:
+                raise UserError(
+                    f"{manifest}, fields 'selected_by' and 'reward': lists of objects with name and "
+                    f"weights are expected, not {shown(rater)}."
+                )
+        if behind:
+            found.setdefault(str(known.get("system")), []).extend(behind)
+    return found
+
+
 def _trained(manifest: Path) -> dict[str, Any] | None:
     """How the model behind a responses file was trained, where recipes/generate.py has noted it."""
+    return _noted(manifest).get("trained")
+
+
+def _noted(manifest: Path) -> dict[str, Any]:
+    """The manifest of recipes/generate.py beside a responses file; empty where there is none."""
     known = read_json(manifest) if manifest.is_file() else None
     if not isinstance(known, dict) or known.get("schema") != RESPONSES_SCHEMA:
-        return None  # somebody else's file
-    return known.get("trained")
+        return {}  # somebody else's file
+    return known

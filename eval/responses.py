@@ -26,7 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from empo.measure import ResponsesSettings, load_sources, load_systems, refuse_other_results
+from empo.measure import (
+    ResponsesSettings,
+    load_rewards,
+    load_sources,
+    load_systems,
+    refuse_other_results,
+)
 from empo.process import run
 from empo.records import Response
 from empo.redaction import redacted
@@ -80,6 +86,13 @@ def measure(
     results |= {"command": command, "inputs": facts, "published": published}
     for name, training in trained.items():
         results["systems"][name] |= {"trained": training, "reasons": {}}
+    rewards = {name: r for name, r in load_rewards(settings).items() if name in systems}
+    for name, behind in rewards.items():
+        results["systems"][name]["reward"] = behind
+    if rewards and "diff_epitome" in results["signatures"]:
+        from empo.raters.identity import identities, measured_by_reward
+
+        results["warnings"] += measured_by_reward(rewards, identities(settings.rater or ()))
 
     (output / "results.json").unlink(missing_ok=True)  # it says that all beside it is of one run
     report = write_report(results, output, published=published)

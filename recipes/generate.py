@@ -6,16 +6,23 @@ Four systems make up an evaluation: `baseline` (the model before training), `len
 (the same model asked for short replies, at most 30 new tokens, cut at the last full sentence),
 `sft` and `dpo`. The name only labels the replies, but for `length-controlled`, which sets these
 three. A second run does only what is missing; every finished batch is kept.
+
+    python recipes/generate.py --model runs/sft --dialogues ED_FOLDER --system sft-best-of-8 \\
+        --output best.jsonl --best-of 8 --rater runs/raters/levels
+
+samples 8 replies per context and keeps the one that the rater likes best (docs/pairs.md).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from empo.alignment.launching import quiet_dependencies
+from empo.choosing import BestOf, Judge, Value
 from empo.process import run
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
 from empo.records import file_facts
@@ -24,7 +31,7 @@ from empo.settings import option, parse
 
 LENGTH_CONTROLLED = "length-controlled"
 _PATHS = {"output_dir", "dialogues", "valid", "model", "mapping", "opposites", "chat_template"}
-_PATHS |= {"select_rater", "select_lexicons", "deepspeed"}
+_PATHS |= {"select_rater", "select_lexicons", "deepspeed", "pairs"}
 
 
 @dataclass(kw_only=True)
@@ -58,11 +65,33 @@ class GenerateSettings:
     max_new_tokens: int | None = option(
         None, help="longest reply (default 60; 30 length-controlled)"
     )
-    temperature: float = option(0.0, help="0 is greedy")
+    temperature: float | None = option(None, help="0 is greedy (default 0; 1 with --best-of)")
     top_p: float = option(1.0, help="nucleus for sampling")
     batch_size: int = option(32, help="replies generated at once; part of the result when sampling")
     max_prompt_tokens: int = option(512, help="longer contexts lose their oldest turns")
     seed: int = option(42, help="seed for sampling")
+    best_of: int | None = option(
+        None, help="sample so many replies per context and keep the one that --rater likes best"
+    )
+    rater: list[str] | None = option(
+        None, help="rater folders for --best-of; not the ones that will measure the replies"
+    )
+    rater_dimension: list[str] | None = option(
+        None, help="dimensions to choose by (default: the mean of all, each scaled by its range)"
+    )
+    rater_value: Value = option(
+        "score", help="of a dimension: its score, or the mean of its levels by their probabilities"
+    )
+    rater_cache: str | None = option(
+        None, help="SQLite file with earlier ratings (default: in the user's cache folder)"
+    )
+
+    @property
+    def decoding_temperature(self) -> float:
+        """The one given, or what fits the way of replying."""
+        if self.temperature is not None:
+            return self.temperature
+        return 0.0 if self.best_of is None else 1.0
 
     def problems(self) -> list[str]:
         """What cannot work."""
@@ -71,8 +100,24 @@ class GenerateSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 found.append(f"--{name.replace('_', '-')}: {value} is below 1.")
-        if self.temperature < 0:
+        if self.decoding_temperature < 0:
             found.append(f"--temperature: {self.temperature} is below 0.")
+        if self.best_of is None:
+            found += [
+                f"--{name.replace('_', '-')}: nothing is chosen without --best-of N."
+                for name in ("rater", "rater_dimension", "rater_cache")
+                if getattr(self, name) is not None
+            ]
+        else:
+            if self.best_of < 2:
+                found.append(f"--best-of: of {self.best_of} nothing can be chosen; give 2 or more.")
+            if self.rater is None:
+                found.append("--best-of: give the rater that chooses as --rater DIR.")
+            if self.temperature == 0:
+                found.append(
+                    "--temperature: greedy replies to one context are all the same; --best-of "
+                    "needs a temperature above 0."
+                )
         if not self.output.endswith(".jsonl"):
             found.append(f"--output: {self.output} is no .jsonl file.")
         return found
@@ -104,6 +149,7 @@ def reply(settings: GenerateSettings) -> int:
     if settings.subset == "published":
         exchanges = published_subset(exchanges)
     exchanges = exchanges[: settings.limit]
+    best_of = chooser(settings)
 
     source = models.resolve(
         settings.model,
@@ -125,7 +171,7 @@ def reply(settings: GenerateSettings) -> int:
     ).eval()
     decoding = Decoding(
         max_new_tokens=settings.max_new_tokens or (30 if short else 60),
-        temperature=settings.temperature,
+        temperature=settings.decoding_temperature,
         top_p=settings.top_p,
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -135,6 +181,7 @@ def reply(settings: GenerateSettings) -> int:
     facts = {
         "model": source.facts(),
         "trained": trained_by(source.run),
+        "reward": source.run.get("reward"),
         "dtype": "4bit" if settings.load_in_4bit else settings.dtype,
         "data": {
             "files": corpus.files,
@@ -143,12 +190,46 @@ def reply(settings: GenerateSettings) -> int:
             "mapping": file_facts(settings.mapping) if settings.mapping else None,
         },
     }
-    manifest = generate(model, chat, exchanges, settings.system, settings.output, decoding, facts)
+    manifest = generate(
+        model, chat, exchanges, settings.system, settings.output, decoding, facts, best_of
+    )
     print(
         f"{manifest['responses']:,} replies of {settings.system}, {manifest['finished']:,} ended by "
         f"themselves, {manifest['empty']:,} empty: {settings.output}"
     )
+    if best_of is not None:
+        print(told(manifest["chosen"], best_of.n))
     return 0
+
+
+def chooser(settings: GenerateSettings) -> BestOf | None:
+    """Who chooses among several replies, if anybody does."""
+    if settings.best_of is None or settings.rater is None:
+        return None
+    from empo.raters.combined import CachedRater
+    from empo.raters.identity import identities
+    from empo.raters.loading import load_raters
+    from empo.raters.rating_store import default_store
+
+    rater = CachedRater(
+        load_raters(settings.rater, settings.device), settings.rater_cache or default_store()
+    )
+    for warning in rater.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    judge = Judge(rater, tuple(settings.rater_dimension or ()), settings.rater_value)
+    return BestOf(settings.best_of, judge, identities(settings.rater))
+
+
+def told(chosen: dict[str, Any], n: int) -> str:
+    """What choosing did, in a sentence or two."""
+    score, length = chosen["mean_score"], chosen["mean_characters"]
+    if score["best"] is None:
+        return f"best of {n}: no reply has a score; the first was kept everywhere"
+    return (
+        f"best of {n}: mean score {score['best']:.3f} (of all replies {score['all']:.3f}), "
+        f"{length['best']:.0f} characters (of all {length['all']:.0f}); {chosen['tied']:,} ties went "
+        f"to the first, {chosen['unrated']:,} exchanges have no score"
+    )
 
 
 def trained_by(run: dict[str, Any]) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ FLOORS = {
         "json_values",
         "yaml_values",
     },
-    2: {"preferences", "prompts", "corpora", "models", "checkpoints"},
+    2: {"preferences", "prompts", "corpora", "models", "checkpoints", "choosing", "sampling"},
     3: {"alignment", "generation", "harness", "metrics", "raters"},
     4: {"reporting", "survey"},
     5: {
@@ -138,7 +138,7 @@ def test_imports_run_downward_only() -> None:
     assert found == EXCEPTIONS
 
 
-@pytest.mark.parametrize("room", ["metrics", "reporting", "survey", "preferences", "corpora"])
+@pytest.mark.parametrize("room", [*"metrics reporting survey preferences corpora choosing".split()])
 def test_rooms_that_know_no_model_framework(room: str) -> None:
     found = {
         (path.as_posix(), name)

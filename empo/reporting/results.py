@@ -16,12 +16,14 @@ class SystemResults(TypedDict):
     """One system: number of responses, metric -> value name -> value (fractions, not percent).
 
     `digest` identifies its replies whatever file they came in. `trained` is how the model behind
-    them was trained, where that is known: command, seed, settings.
+    them was trained, where that is known: command, seed, settings. `reward`: the raters that chose
+    its replies or rewarded its training, each with name and weights.
     """
 
     n: int
     digest: NotRequired[str]
     trained: NotRequired[dict[str, Any] | None]
+    reward: NotRequired[list[dict[str, Any]]]
     metrics: dict[str, dict[str, Any]]
 
 

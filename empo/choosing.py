@@ -37,6 +37,7 @@ class Judge:
     rater: Rater
     dimensions: tuple[str, ...] = ()
     value: Value = "score"
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
         """Raises UserError where the rater has no such dimension, or one is named twice."""
@@ -65,9 +66,7 @@ class Judge:
         low, high = self.scale
         return {"dimensions": list(self.dimensions), "value": self.value, "low": low, "high": high}
 
-    def judged(
-        self, pairs: Sequence[RatingInput], told: str, batch_size: int = 32
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def judged(self, pairs: Sequence[RatingInput], told: str) -> tuple[np.ndarray, np.ndarray]:
         """The number of every pair, shape (n,), and its dimensions in native units, shape (n, D).
 
         NaN where the rater gives none. `told` names the work on the progress bar.
@@ -77,7 +76,7 @@ class Judge:
         with tqdm(total=len(pairs), desc=told, unit="reply", delay=2, disable=None) as bar:
             for start in starts:
                 some = pairs[start : start + BLOCK]
-                ratings = checked(self.rater.score(some, batch_size=batch_size), len(some))
+                ratings = checked(self.rater.score(some, batch_size=self.batch_size), len(some))
                 parts.append(self._values(ratings))
                 bar.update(len(some))
         values = np.concatenate(parts)

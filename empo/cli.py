@@ -6,100 +6,14 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from empo.corpora import Corpus, load_corpus
-from empo.emotions import LABELS, OPPOSITES, load_opposites
 from empo.process import run
 from empo.records import NIDF_SCHEMA, UserError, read_object, write_json
 from empo.runs import MANIFEST, alone
 from empo.settings import option, parse
-
-
-@dataclass
-class PairsSettings:
-    """Settings of `empo pairs`."""
-
-    dialogues: str = option(help="corpus: file, folder with one file per split, or hub:owner/name")
-    output: str = option(help="folder for epoch-0.jsonl, epoch-1.jsonl, ... and manifest.json")
-    split: str = option("train", help="split of a folder or hub corpus")
-    epochs: int = option(3, help="number of epochs to draw")
-    seed: int = option(42, help="seed of the draw")
-    format: Literal["jsonl", "parquet"] = option("jsonl", help="jsonl or parquet")
-    opposites: str | None = option(None, help="own table: csv with label, opposite, source")
-    mapping: str | None = option(None, help="YAML with the column names of another corpus")
-    system_message: str | None = option(None, help="system message put before every prompt")
-    show: int = option(3, help="number of pairs printed for a reader")
-
-    def problems(self) -> list[str]:
-        """What cannot work."""
-        found = []
-        if self.epochs < 1:
-            found.append(f"--epochs: {self.epochs} is too few; at least 1 is needed.")
-        return found
-
-
-def pairs_command(argv: Sequence[str]) -> int:
-    """Preference pairs of every epoch, as files that any trainer reads.
-
-    The human reply is chosen; a reply given to a speaker with the opposite emotion is rejected and
-    drawn anew in every epoch. The same seed gives the same files.
-
-    Example: empo pairs --dialogues data/sample --epochs 3 --output pairs
-    """
-    from empo.preferences import Draws, pairs, write_pairs
-
-    (settings,) = parse(
-        argv, PairsSettings, prog="empo pairs", description=pairs_command.__doc__ or ""
-    )
-    table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
-    labels = None if settings.opposites else LABELS  # an own table must be total over the corpus
-    corpus = load_corpus(settings.dialogues, settings.split, settings.mapping, labels=labels)
-    print(corpus.summary())
-    exchanges = corpus.exchanges()
-    draws = Draws(exchanges, table, settings.seed)
-    output = Path(settings.output)
-    with alone(output.with_name(f".{output.name}.lock"), output):
-        statistics = write_pairs(
-            draws,
-            exchanges,
-            settings.epochs,
-            output,
-            facts={
-                "corpus": corpus.facts(),
-                "opposites": {
-                    name: {"opposite": o.label, "source": o.source} for name, o in table.items()
-                },
-            },
-            system_message=settings.system_message,
-            file_format=settings.format,
-        )
-    _print_pairs(
-        statistics, draws.pool_sizes(), list(islice(pairs(draws, exchanges, 0), settings.show))
-    )
-    print(f"\n{len(exchanges):,} pairs x {settings.epochs} epochs in {settings.output}")
-    return 0
-
-
-def _print_pairs(
-    statistics: list[dict[str, Any]], pools: dict[str, int], shown: list[dict[str, Any]]
-) -> None:
-    print(f"\npools of opposite replies: {min(pools.values())} to {max(pools.values())} replies")
-    print("epoch  pairs  distinct rejected  most uses  new draws  chosen chars  rejected chars")
-    for row in statistics:
-        print(
-            f"{row['epoch']:>5}  {row['pairs']:>5}  {row['distinct_rejected']:>17}  "
-            f"{row['most_uses_of_a_reply']:>9}  {row['changed']:>9.1%}  "
-            f"{row['mean_chosen_characters']:>12.1f}  {row['mean_rejected_characters']:>14.1f}"
-        )
-    for pair in shown:
-        print(f"\n{pair['id']}  {pair['emotion']} (opposite: {pair['opposite']})")
-        for message in pair["prompt"]:
-            print(f"  {message['role']:>9}: {message['content']}")
-        print(f"     chosen: {pair['chosen'][0]['content']}")
-        print(f"   rejected: {pair['rejected'][0]['content']}  [{pair['rejected_id']}]")
 
 
 @dataclass
@@ -248,6 +162,13 @@ def preview(argv: Sequence[str]) -> int:
     return preview_command(argv)
 
 
+def pairs(argv: Sequence[str]) -> int:
+    """Preference pairs of every epoch, as files that any trainer reads."""
+    from empo.pairs import pairs_command
+
+    return pairs_command(argv)
+
+
 def rate(argv: Sequence[str]) -> int:
     """Score pairs of context and response with a rater, from file to file."""
     from empo.rate import rate_command
@@ -278,7 +199,7 @@ def survey(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
-    "pairs": pairs_command,
+    "pairs": pairs,
     "preview": preview,
     "chat": chat,
     "rate": rate,

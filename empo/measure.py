@@ -218,13 +218,14 @@ def _named(entry: dict[str, Any]) -> str:
 def load_systems(
     settings: ResponsesSettings,
 ) -> tuple[dict[str, list[Response]], list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Responses by system (of the subset only), facts of the files read, training by system."""
+    """Responses by system (of the subset only), facts of the files read, and by system what is known
+    of its model: `trained`, `reward`."""
     from empo.corpora import load_corpus, published_ids, published_subset
     from empo.metrics.shared_exchanges import HUMAN, human_responses
 
     systems: dict[str, dict[str, Response]] = {}
     facts: list[dict[str, Any]] = []
-    trained: dict[str, dict[str, Any]] = {}
+    noted: dict[str, dict[str, Any]] = {}
     published = settings.subset == "published"
     if settings.dialogues is not None:
         corpus = load_corpus(settings.dialogues, settings.split)
@@ -233,9 +234,9 @@ def load_systems(
         systems[HUMAN] = {reply.id: reply for reply in human_responses(exchanges)}
         facts.append(corpus.facts())
     for path in settings.responses or ():
-        training = _trained(Path(f"{path}.manifest.json"))
+        known = _noted(Path(f"{path}.manifest.json"))
         for response in read_responses(path):
-            trained |= {response.system: training} if training else {}
+            noted |= {response.system: known} if known else {}
             replies = systems.setdefault(response.system, {})
             if response.id in replies:
                 raise UserError(
@@ -252,41 +253,30 @@ def load_systems(
                 "exchanges. Leave the option out, or give responses to the whole test split."
             )
         systems[name] = {key: reply for key, reply in replies.items() if key in kept}
-    return {name: list(replies.values()) for name, replies in systems.items()}, facts, trained
-
-
-def load_rewards(settings: ResponsesSettings) -> dict[str, list[dict[str, Any]]]:
-    """System -> the raters that chose its replies or rewarded its model, where a manifest says it.
-
-    Raises UserError where the manifest names raters in another form than {name, weights}.
-    """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in settings.responses or ():
-        manifest = Path(f"{path}.manifest.json")
-        known = _noted(manifest)
-        behind = [*(known.get("selected_by") or ()), *(known.get("reward") or ())]
-        for rater in behind:
-            named = isinstance(rater, dict) and all(
-                isinstance(rater.get(key), str) for key in ("name", "weights")
-            )
-            if not named:
-                raise UserError(
-                    f"{manifest}, fields 'selected_by' and 'reward': lists of objects with name and "
-                    f"weights are expected, not {shown(rater)}."
-                )
-        if behind:
-            found.setdefault(str(known.get("system")), []).extend(behind)
-    return found
-
-
-def _trained(manifest: Path) -> dict[str, Any] | None:
-    """How the model behind a responses file was trained, where recipes/generate.py has noted it."""
-    return _noted(manifest).get("trained")
+    return {name: list(replies.values()) for name, replies in systems.items()}, facts, noted
 
 
 def _noted(manifest: Path) -> dict[str, Any]:
-    """The manifest of recipes/generate.py beside a responses file; empty where there is none."""
+    """What recipes/generate.py has noted beside a responses file of the model behind it: how it was
+    `trained`, and `reward`, the raters that chose its replies or rewarded its training.
+
+    Raises UserError where the manifest names raters in another form than {name, weights}.
+    """
     known = read_json(manifest) if manifest.is_file() else None
     if not isinstance(known, dict) or known.get("schema") != RESPONSES_SCHEMA:
         return {}  # somebody else's file
-    return known
+    behind: list[Any] = []
+    for field in ("selected_by", "reward"):
+        entries = known.get(field) or []
+        behind += entries if isinstance(entries, list) else [entries]
+    for rater in behind:
+        named = isinstance(rater, dict) and all(
+            isinstance(rater.get(key), str) for key in ("name", "weights")
+        )
+        if not named:
+            raise UserError(
+                f"{manifest}, fields 'selected_by' and 'reward': lists of objects with name and "
+                f"weights are expected, not {shown(rater)}."
+            )
+    noted = {"trained": known.get("trained"), "reward": behind}
+    return {key: value for key, value in noted.items() if value}

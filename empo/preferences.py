@@ -7,32 +7,17 @@ a resume, and ahead of time for every epoch.
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
 
 from empo.dialogues import Exchange
 from empo.emotions import Opposite
-from empo.records import (
-    PAIRS_SCHEMA,
-    UserError,
-    file_facts,
-    read_object,
-    shown,
-    write_json,
-    write_jsonl,
-)
+from empo.pair_files import write_pair_files
+from empo.records import UserError
 from empo.runs import versions
-
-_ROW_GROUP = 20_000
-"""Pairs of a parquet file that are in memory at once."""
-UNFINISHED = ".unfinished"
-"""File in a folder of pairs while it is written; where it is left, the rest is not whole."""
-_FILE = r"epoch-[0-9]{1,9}\.(jsonl|parquet)"
 
 
 class Draws:
@@ -79,6 +64,13 @@ class Draws:
             epochs.append(self._walk(opposite, epochs))
         return epochs[epoch][exchange_id]
 
+    def pool(self, exchange: Exchange) -> Sequence[Exchange]:
+        """Everything that can be drawn for the exchange, in the seeded order of its pool.
+
+        It may hold the exchange's own text or dialogue; see `differs`.
+        """
+        return self._pools[self.opposite(exchange)]
+
     def pool_sizes(self) -> dict[str, int]:
         """Number of replies per opposite emotion."""
         return {opposite: len(pool) for opposite, pool in sorted(self._pools.items())}
@@ -91,7 +83,7 @@ class Draws:
 
         def fits(walker: Exchange, reply: Exchange) -> bool:
             fresh = all(epoch[walker.id].id != reply.id for epoch in cycle)
-            return fresh and _differs(walker, reply)
+            return fresh and differs(walker, reply)
 
         for place, walker in enumerate(walkers):
             if fits(walker, drawn[place]):
@@ -105,11 +97,11 @@ class Draws:
                 drawn = _assigned(walkers, drawn, fits)
                 break
         for place, walker in enumerate(walkers):
-            if _differs(walker, drawn[place]):
+            if differs(walker, drawn[place]):
                 continue
             used = {reply.id for reply in drawn}
             ahead = [pool[(start + place + step) % len(pool)] for step in range(len(pool))]
-            others = [reply for reply in ahead if _differs(walker, reply)]
+            others = [reply for reply in ahead if differs(walker, reply)]
             if not others:
                 raise UserError(
                     f"exchange {walker.id!r}: every reply of the opposite emotion {opposite!r} "
@@ -122,16 +114,20 @@ class Draws:
 def pairs(draws: Draws, exchanges: Sequence[Exchange], epoch: int) -> Iterator[dict[str, Any]]:
     """The pairs of one epoch as `empo.records.Pair` objects in dict form, in corpus order."""
     for exchange in exchanges:
-        rejected = draws.draw(epoch, exchange.id)
-        yield {
-            "id": exchange.id,
-            "emotion": exchange.emotion,
-            "opposite": draws.opposite(exchange),
-            "prompt": exchange.messages(),
-            "chosen": [{"role": "assistant", "content": exchange.reply}],
-            "rejected": [{"role": "assistant", "content": rejected.reply}],
-            "rejected_id": rejected.id,
-        }
+        yield pair(exchange, draws.opposite(exchange), draws.draw(epoch, exchange.id))
+
+
+def pair(exchange: Exchange, opposite: str, rejected: Exchange) -> dict[str, Any]:
+    """One `empo.records.Pair` in dict form: the exchange's own reply against the rejected one's."""
+    return {
+        "id": exchange.id,
+        "emotion": exchange.emotion,
+        "opposite": opposite,
+        "prompt": exchange.messages(),
+        "chosen": [{"role": "assistant", "content": exchange.reply}],
+        "rejected": [{"role": "assistant", "content": rejected.reply}],
+        "rejected_id": rejected.id,
+    }
 
 
 def pair_statistics(
@@ -188,89 +184,20 @@ def write_pairs(
     What a command that was killed has left is written again. Raises UserError where the folder
     holds something else.
     """
-    output = Path(output)
-    unfinished = output / UNFINISHED
-    killed = unfinished.is_file()
-    if (output / "manifest.json").is_file():
-        before = read_object(output / "manifest.json")
-        if before.get("schema") != PAIRS_SCHEMA:
-            raise UserError(f"{output}: holds the output of another command; choose a new folder.")
-        now = {"seed": draws.seed, "system_message": system_message, **facts}
-        differing = [key for key, value in now.items() if before.get(key) != value]
-        if differing:
-            raise UserError(
-                f"{output}: holds pairs of another draw (it differs in {', '.join(differing)}); "
-                "choose a new folder."
-            )
-        named = _files_of(before, output / "manifest.json")
-        unfinished.touch()
-        for name in named:
-            (output / name).unlink(missing_ok=True)
-        (output / "manifest.json").unlink()  # it names the files that are to go
-    elif output.exists() and not output.is_dir():
-        raise UserError(f"{output}: this is a file; --output is a folder.")
-    elif output.is_dir() and not killed and any(output.iterdir()):
-        raise UserError(f"{output}: the folder is not empty; choose a new folder for the pairs.")
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()
-    for pattern in ("epoch-*", ".epoch-*", ".manifest.*") if killed else ():
-        for left in output.glob(pattern):
-            left.unlink()
-    system = [{"role": "system", "content": system_message}] if system_message else []
-    files = []
-    for epoch in range(epochs):
-        rows = (
-            {**row, "prompt": [*system, *row["prompt"]]} for row in pairs(draws, exchanges, epoch)
-        )
-        path = output / f"epoch-{epoch}.{file_format}"
-        if file_format == "jsonl":
-            write_jsonl(path, rows)
-        else:
-            _write_parquet(path, rows)
-        files.append(file_facts(path))
     statistics = pair_statistics(draws, exchanges, epochs)
-    manifest = {
-        "schema": PAIRS_SCHEMA,
-        "seed": draws.seed,
-        "epochs": epochs,
-        "system_message": system_message,
-        **facts,
-        "pool_sizes": draws.pool_sizes(),
-        "statistics": statistics,
-        "files": files,
-        "versions": versions(),
-    }
-    write_json(output / "manifest.json", manifest)
-    unfinished.unlink()
+    write_pair_files(
+        output,
+        (pairs(draws, exchanges, epoch) for epoch in range(epochs)),
+        asked={"seed": draws.seed, "system_message": system_message, "mining": None, **facts},
+        told={
+            "epochs": epochs,
+            "pool_sizes": draws.pool_sizes(),
+            "statistics": statistics,
+            "versions": versions(),
+        },
+        file_format=file_format,
+    )
     return statistics
-
-
-def _files_of(manifest: Mapping[str, Any], path: Path) -> list[str]:
-    """Names of the files of pairs that a manifest lists; UserError where it lists others."""
-    entries = manifest.get("files")
-    given = entries if isinstance(entries, list) else [entries]
-    names = [entry.get("file") if isinstance(entry, dict) else entry for entry in given]
-    odd = [n for n in names if not isinstance(n, str) or not re.fullmatch(_FILE, n)]
-    if odd:
-        raise UserError(
-            f"{path}, field 'files': {shown(odd[0])} is no file of pairs. Choose a new folder."
-        )
-    return names
-
-
-def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    group = pyarrow.Table.from_pylist(list(islice(rows, _ROW_GROUP)))
-    with pyarrow.parquet.ParquetWriter(beside, group.schema) as writer:
-        while len(group):
-            writer.write_table(group)
-            group = pyarrow.Table.from_pylist(list(islice(rows, _ROW_GROUP)), group.schema)
-    beside.replace(path)
 
 
 def _assigned(
@@ -283,12 +210,13 @@ def _assigned(
 
     equal_text = len(walkers) + 1
     cost = [
-        [0 if fits(w, r) else 1 if _differs(w, r) else equal_text for r in replies] for w in walkers
+        [0 if fits(w, r) else 1 if differs(w, r) else equal_text for r in replies] for w in walkers
     ]
     return [replies[column] for column in linear_sum_assignment(cost)[1]]
 
 
-def _differs(walker: Exchange, reply: Exchange) -> bool:
+def differs(walker: Exchange, reply: Exchange) -> bool:
+    """Whether the reply can be rejected for the exchange: another text from another dialogue."""
     return reply.reply != walker.reply and reply.id != walker.id
 
 

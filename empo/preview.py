@@ -120,6 +120,7 @@ def _tokens(
     from empo.alignment.batches import TokenBudgetBatches
     from empo.alignment.dpo import training_rows
     from empo.alignment.sft import IGNORED, pack_rows, sft_rows
+    from empo.mining.filed_draws import FiledDraws
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
 
@@ -127,8 +128,12 @@ def _tokens(
     chat = ChatFormat(tokenizer, template, settings.system_message)
     if kind == "dpo":
         exchanges = train.exchanges()
-        draws = Draws(exchanges, table, args.seed)
         several = settings.rejected_per_prompt
+        if settings.pairs:
+            draws = FiledDraws(settings.pairs, exchanges, several)
+            exchanges = draws.exchanges
+        else:
+            draws = Draws(exchanges, table, args.seed)
         rows, lengths = training_rows(
             exchanges, draws, chat, settings, args, settings.processes or 1
         )

@@ -75,7 +75,11 @@ _RESPONSE_KEYS = (
 
 
 class Pair(BaseModel):
-    """One line of a pairs file, in trl's conversational preference format."""
+    """One line of a pairs file, in trl's conversational preference format.
+
+    Mined pairs also have the scores of both replies by the rater that mined them (None: no score),
+    and the similarity of the two contexts (cosine) where they were drawn on topic.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,6 +90,9 @@ class Pair(BaseModel):
     chosen: list[Message]
     rejected: list[Message]
     rejected_id: str
+    score_chosen: float | None = None
+    score_rejected: float | None = None
+    similarity: float | None = None
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from typing import Any
 
 from empo.measure import (
     ResponsesSettings,
-    load_rewards,
     load_sources,
     load_systems,
     refuse_other_results,
@@ -46,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse_with_suite(
         argv, ResponsesSettings, "responses", prog="eval/responses.py", description=__doc__ or ""
     )
-    systems, facts, trained = load_systems(settings)
+    systems, facts, noted = load_systems(settings)
     output = Path(settings.output)
     with alone(output / LOCK, output):
         if not settings.overwrite:
             refuse_other_results(output, facts)
-        return measure(settings, argv, systems, facts, trained)
+        return measure(settings, argv, systems, facts, noted)
 
 
 def measure(
@@ -59,7 +58,7 @@ def measure(
     argv: Sequence[str],
     systems: dict[str, list[Response]],
     facts: list[dict[str, Any]],
-    trained: dict[str, dict[str, Any]],
+    noted: dict[str, dict[str, Any]],
 ) -> int:
     """Measure, save, say where it is; the exit code."""
     from empo.metrics.evaluation import METRICS, evaluate
@@ -84,11 +83,9 @@ def measure(
     command = redacted(shlex.join(["python", "eval/responses.py", *argv]))
     published = settings.subset == "published"
     results |= {"command": command, "inputs": facts, "published": published}
-    for name, training in trained.items():
-        results["systems"][name] |= {"trained": training, "reasons": {}}
-    rewards = {name: r for name, r in load_rewards(settings).items() if name in systems}
-    for name, behind in rewards.items():
-        results["systems"][name]["reward"] = behind
+    for name, known in noted.items():
+        results["systems"][name] |= known | ({"reasons": {}} if "trained" in known else {})
+    rewards = {name: known["reward"] for name, known in noted.items() if "reward" in known}
     if rewards and "diff_epitome" in results["signatures"]:
         from empo.raters.identity import identities, measured_by_reward
 

@@ -68,6 +68,7 @@ def _train(
         template_facts,
         train,
     )
+    from empo.mining.filed_draws import FiledDraws
     from empo.models import load_tokenizer, require_targets
     from empo.preferences import Draws
     from empo.prompts import ChatFormat
@@ -84,9 +85,18 @@ def _train(
     check_prompts(chat, source)
     tokenizer.chat_template = chat.plain_template
     exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
-    draws = Draws(exchanges, table, args.seed)
-    valid_draws = Draws(valid_exchanges, table, args.seed)
     several = settings.rejected_per_prompt
+    if settings.pairs:
+        draws = FiledDraws(settings.pairs, exchanges, several)
+        exchanges = draws.exchanges
+        job.facts.update(pairs=draws.facts)
+        rewards = [*source.run.get("reward", ()), *draws.selected_by]
+    else:
+        draws = Draws(exchanges, table, args.seed)
+        rewards = source.run.get("reward", ())
+    if rewards:
+        job.facts.update(reward=list(rewards))  # who measures with the same weights is warned
+    valid_draws = Draws(valid_exchanges, table, args.seed)
     rows, lengths = training_rows(exchanges, draws, chat, settings, args, args.world_size)
     valid_rows, valid_lengths = dpo_rows(
         valid_exchanges, valid_draws, chat, args.max_length, 1, several

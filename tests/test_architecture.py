@@ -30,9 +30,10 @@ FLOORS = {
         "redaction",
         "json_values",
         "yaml_values",
+        "pair_files",
     },
     2: {"preferences", "prompts", "corpora", "models", "checkpoints", "choosing", "sampling"},
-    3: {"alignment", "generation", "harness", "metrics", "raters"},
+    3: {"alignment", "generation", "harness", "metrics", "raters", "mining"},
     4: {"reporting", "survey"},
     5: {
         "recipes",
@@ -44,6 +45,7 @@ FLOORS = {
         "rate",
         "agree",
         "intents",
+        "pairs",
         "measure",
         "suites",
         "selection",
@@ -138,7 +140,9 @@ def test_imports_run_downward_only() -> None:
     assert found == EXCEPTIONS
 
 
-@pytest.mark.parametrize("room", [*"metrics reporting survey preferences corpora choosing".split()])
+@pytest.mark.parametrize(
+    "room", [*"metrics reporting survey preferences corpora choosing mining".split()]
+)
 def test_rooms_that_know_no_model_framework(room: str) -> None:
     found = {
         (path.as_posix(), name)

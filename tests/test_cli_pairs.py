@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from empo import cli, preferences
+from empo import cli, pair_files, pairs
 from empo.dialogues import Exchange, Turn
 from empo.emotions import OPPOSITES, Opposite
 from empo.metrics.nidf import load_table
@@ -128,7 +128,7 @@ def test_a_run_with_fewer_epochs_leaves_no_file_of_the_run_before(
 def test_parquet_in_several_row_groups_holds_the_same_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preferences, "_ROW_GROUP", 100)
+    monkeypatch.setattr(pair_files, "_ROW_GROUP", 100)
     for name in ("parquet", "jsonl"):
         words = ["--dialogues", SAMPLE, "--split", "valid", "--epochs", "1", "--format", name]
         assert call(monkeypatch, "pairs", *words, "--output", str(tmp_path / name)) == 0
@@ -195,19 +195,19 @@ def test_a_command_killed_before_any_change_of_a_file_ends_in_the_same_files(
     tmp_path: Path, file_format: str
 ) -> None:
     words = ["--dialogues", SAMPLE, "--split", "valid", "--epochs", "2", "--format", file_format]
-    assert cli.pairs_command([*words, "--output", str(tmp_path / "whole")]) == 0
+    assert pairs.pairs_command([*words, "--output", str(tmp_path / "whole")]) == 0
     for change in itertools.count(1):
         output = tmp_path / str(change)
         given = [*words, "--output", str(output)]
-        killed = killed_before(change, output, lambda: cli.pairs_command(given))  # noqa: B023
-        assert cli.pairs_command(given) == 0
+        killed = killed_before(change, output, lambda: pairs.pairs_command(given))  # noqa: B023
+        assert pairs.pairs_command(given) == 0
         assert contents(output) == contents(tmp_path / "whole"), change
         assert [path.name for path in output.iterdir() if path.name.startswith(".")] == []
         if not killed:
             break
         if change % 3 == 0:  # the folder is there, and the command is killed while it begins anew
-            killed_before(3, output, lambda: cli.pairs_command(given))  # noqa: B023
-            assert cli.pairs_command(given) == 0
+            killed_before(3, output, lambda: pairs.pairs_command(given))  # noqa: B023
+            assert pairs.pairs_command(given) == 0
             assert contents(output) == contents(tmp_path / "whole"), change
     assert change > 8
 

@@ -237,6 +237,11 @@ class DpoSettings(TuningSettings):
     """Settings of recipes/dpo.py."""
 
     opposites: str | None = option(None, help="own table: csv with label, opposite, source")
+    pairs: str | None = option(
+        None,
+        help="folder of `empo pairs` with the training pairs, an epoch per file (default: plain "
+        "draws); validation pairs are drawn",
+    )
     sft_adapter: Literal["merge", "keep"] = option(
         "merge",
         help="merge: reference = SFT weights merged, policy = a fresh adapter on them; "

@@ -197,6 +197,8 @@ def check_same(run: Run, args: TrainingArguments, accept: bool) -> None:
         "base": {k: v for k, v in run.facts.get("base_model", {}).items() if k in _WEIGHTS},
         "template_sha256": run.facts["template_sha256"],
     }
+    if "pairs" in run.facts:
+        identity["pairs"] = run.facts["pairs"]["files"]
     if "selection" in run.facts:
         identity["selection"] = {
             k: run.facts["selection"][k] for k in ("ids_sha256", "measured_with")

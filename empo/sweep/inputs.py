@@ -92,7 +92,7 @@ def _lexicons(folder: Path) -> list[Path]:
 
 
 _FOLDERS: dict[str, Callable[[Path], list[Path]]] = {
-    **dict.fromkeys(("dialogues", "valid"), _corpus),
+    **dict.fromkeys(("dialogues", "valid", "pairs"), _corpus),
     **dict.fromkeys(("model", "adapter", "bertscore_model", "select_bertscore"), model_files),
     **dict.fromkeys(("rater", "select_rater"), _rater),
     **dict.fromkeys(("lexicons", "select_lexicons"), _lexicons),

@@ -166,10 +166,18 @@ def require_enough(epochs: Sequence[Epoch], fewest: int, margin: float | None) -
     )
     known = least.widest[~np.isnan(least.widest)]
     if margin is not None and len(known):
-        at = sorted({float(f"{q:.3g}") for q in np.quantile(known, [1 - s for s in _SOMEWHERE])})
+        at = sorted({_rounded_down(q) for q in np.quantile(known, [1 - s for s in _SOMEWHERE])})
         counts = "; ".join(f"{m:g}: {int((known >= m).sum()):,}" for m in at)
         told += f" At --margin {margin:g} {left:,} are left; there would be, at margin: {counts}."
     raise UserError(f"{told} Lower --margin or --min-pairs, or raise --candidates.")
+
+
+def _rounded_down(value: float) -> float:
+    """To three digits, so that what reaches the value reaches the number shown."""
+    if value == 0:
+        return 0.0
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return math.floor(value * 10.0**digits + 1e-9) / 10.0**digits
 
 
 def _mean(values: Any) -> float | None:

@@ -138,10 +138,22 @@ def test_a_margin_that_leaves_too_few_says_how_many_there_would_be() -> None:
     # at the lowest of all candidates: the ups 50 - 0 and 50.01 - 0, the downs 0 - 50, ..., 5 - 50
     assert str(error.value) == (
         "epoch 0: 0 of 8 exchanges have a pair, and --min-pairs is 1. Left out by reason: margin 8. "
-        "At --margin 60 0 are left; there would be, at margin: -50: 8; -49.3: 7; -48.2: 6; "
-        "-46.5: 4; -21.2: 2; 50: 2. Lower --margin or --min-pairs, or raise --candidates."
+        "At --margin 60 0 are left; there would be, at margin: -50: 8; -49.3: 7; -48.3: 6; "
+        "-46.5: 4; -21.3: 2; 50: 2. Lower --margin or --min-pairs, or raise --candidates."
     )
     require_enough([epoch], 0, 60.0)
+
+
+def test_a_margin_that_is_named_is_reached() -> None:
+    thirds = Judge(FunctionRater(lambda pair: [float(pair.response) / 3], WORTH))
+    draws = draws_of(corpus(2, 2))
+    mine = Mine(draws, corpus(2, 2), Drawn(draws, 1), Rule(margin=90.0), thirds)
+    with pytest.raises(UserError) as error:
+        require_enough([mine.epoch(0)], 1, 90.0)
+    # 50.01 / 3 - 0 = 16.67, rounded 16.7, is not reached
+    assert "; 16.6: " in str(error.value)
+    counts = str(error.value).split("at margin: ")[1].split(". Lower")[0].split("; ")
+    assert all(int(part.split(": ")[1]) >= 1 for part in counts)
 
 
 def test_the_epoch_with_the_fewest_counts() -> None:

@@ -1,0 +1,83 @@
+"""recipes/dpo.py on a folder of `empo pairs`: plain pairs train as plain draws do, mined ones differ."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import Shelf, recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny_rater import tiny_rater
+
+from empo.pairs import pairs_command
+from empo.raters.identity import identities
+from empo.records import UserError, read_json, read_jsonl, sha256
+
+
+def drawn(shelf: Shelf, output: Path, *more: object) -> Path:
+    given = ["--dialogues", shelf.corpus, "--output", output, "--epochs", 2, "--show", 0, *more]
+    assert pairs_command(list(map(str, given))) == 0
+    return output
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for _, row in read_jsonl(run / "log.jsonl") if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def mined(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A rater and a folder of pairs that it has chosen; some exchanges have none."""
+    folder = tmp_path_factory.mktemp("mined")
+    rater = tiny_rater(folder / "rater", 3)
+    more = ["--rater", rater, "--rater-cache", folder / "r.sqlite", "--rater-value", "expected"]
+    more += ["--candidates", 3, "--choose", "hardest", "--margin", 0.0]
+    return rater, drawn(shelf, folder / "pairs", *more)
+
+
+def test_plain_pairs_train_as_plain_draws(shelf: Shelf, tmp_path: Path) -> None:
+    pairs = drawn(shelf, tmp_path / "pairs")
+    run = shelf.run("dpo", tmp_path / "run", "--num_train_epochs", "2", "--pairs", pairs)
+    assert losses(run) == losses(shelf.dpo)
+    weights = "adapter_model.safetensors"
+    assert sha256(run / weights) == sha256(shelf.dpo / weights)
+    facts = read_json(run / "run.json")
+    assert facts["pairs"]["exchanges_without_pairs"] == 0 and "reward" not in facts
+    assert facts["identity"]["pairs"] == read_json(pairs / "manifest.json")["files"]
+
+
+def test_mined_pairs_name_the_rater_as_a_reward(
+    shelf: Shelf, mined: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rater, pairs = mined
+    run = shelf.run("dpo", tmp_path / "run", "--num_train_epochs", "2", "--pairs", pairs)
+    assert losses(run) != losses(shelf.dpo)
+    facts = read_json(run / "run.json")
+    assert facts["reward"] == identities([rater])
+    ids = {row["id"] for epoch in range(2) for _, row in read_jsonl(pairs / f"epoch-{epoch}.jsonl")}
+    assert facts["lengths"]["train"]["rows"] == len(ids) < 64
+    assert facts["pairs"]["exchanges_without_pairs"] == 64 - len(ids)
+    given = ["--model", run, "--dialogues", shelf.corpus, "--system", "mined", "--limit", 2]
+    output = tmp_path / "mined.jsonl"
+    words = list(map(str, [*given, "--output", output, "--max-new-tokens", 4]))
+    assert recipe("generate")(words) == 0
+    manifest = read_json(f"{output}.manifest.json")
+    assert manifest["reward"] == identities([rater]) and manifest["selected_by"] is None
+    assert "pairs" not in manifest["trained"]["settings"]
+
+
+def test_a_training_that_the_pairs_do_not_fit_is_refused(
+    shelf: Shelf, mined: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="it has pairs of 2 epochs, and the training has more"):
+        shelf.run("dpo", tmp_path / "a", "--num_train_epochs", "3", "--pairs", mined[1])
+    with pytest.raises(UserError, match="has 1 rejected replies, and rejected_per_prompt is 2"):
+        shelf.run("dpo", tmp_path / "b", "--rejected_per_prompt", "2", "--pairs", mined[1])
+    changed = shutil.copytree(mined[1], tmp_path / "changed")
+    line = json.loads((changed / "epoch-0.jsonl").read_text().splitlines()[0])
+    (changed / "epoch-0.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=r"epoch-0\.jsonl: it has changed since it was written"):
+        shelf.run("dpo", tmp_path / "c", "--pairs", changed)

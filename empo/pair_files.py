@@ -78,6 +78,12 @@ def read_pair_files(folder: str | Path) -> tuple[dict[str, Any], list[list[Pair]
     if manifest.get("schema") != PAIRS_SCHEMA:
         raise UserError(f"{path}: this is the manifest of another command, not of `empo pairs`.")
     names = _files_of(manifest, path)
+    behind = manifest.get("selected_by")
+    if behind is not None and not (isinstance(behind, list) and all(map(_is_rater, behind))):
+        raise UserError(
+            f"{path}, field 'selected_by': a list of objects with name and weights is expected, not "
+            f"{shown(behind)}. Write the pairs again."
+        )
     epochs = []
     for name, entry in zip(names, manifest["files"], strict=True):
         file = Path(folder) / name
@@ -89,6 +95,12 @@ def read_pair_files(folder: str | Path) -> tuple[dict[str, Any], list[list[Pair]
     if not epochs:
         raise UserError(f"{path}: it lists no file of pairs. Write them again.")
     return manifest, epochs
+
+
+def _is_rater(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(
+        isinstance(entry.get(key), str) for key in ("name", "weights")
+    )
 
 
 def _read(file: Path) -> Iterator[Pair]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 from pathlib import Path
@@ -10,11 +12,12 @@ import pytest
 from inputs import Sample
 from light_readers import Reader, on
 
-from empo import cli, measure, runs
+from empo import cli, measure, pair_files, runs
 from empo.dialogues import Exchange, Turn
 from empo.emotions import Opposite
 from empo.harness import comparing, protocol, task_files
-from empo.preferences import Draws, write_pairs
+from empo.mining.filed_draws import FiledDraws
+from empo.preferences import Draws, pair, write_pairs
 from empo.records import UserError
 from empo.reporting import harness_results, results
 from empo.reporting.run_folders import read_folders
@@ -85,6 +88,24 @@ PAIRS = {
 }  # fmt: skip
 
 
+RATERS = [{"name": "levels", "weights": "ab", "signature": "levels@ab"}]
+PAIR_ROWS = [
+    pair(EXCHANGES[0], "joyful", EXCHANGES[1])
+    | {"score_chosen": 0.5, "score_rejected": None, "similarity": 0.1}
+]
+PAIR_TEXT = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PAIR_ROWS)
+MINED = PAIRS | {
+    "selected_by": RATERS, "mining": {"candidates": 2},
+    "files": [{"file": "epoch-0.jsonl", "sha256": hashlib.sha256(PAIR_TEXT.encode()).hexdigest()}],
+}  # fmt: skip
+
+
+def _filed(folder: Path) -> object:
+    (folder / "epoch-0.jsonl").write_text(PAIR_TEXT, "utf-8")
+    filed = FiledDraws(folder, EXCHANGES, 1)
+    return filed.facts, filed.selected_by, filed.draw(0, EXCHANGES[0].id)
+
+
 def _pairs(folder: Path) -> object:
     return write_pairs(Draws(EXCHANGES, TABLE, 1), EXCHANGES, 1, folder, {"corpus": {"rows": 4}})
 
@@ -120,8 +141,8 @@ def _run(folder: Path) -> object:
 
 READERS = [
     Reader(
-        "manifest of responses", {"a.jsonl.manifest.json": Sample("json", {"schema": "empo.responses/1", "trained": {"command": "sft"}})},
-        on("a.jsonl.manifest.json", measure._trained), ("measure._trained",),
+        "manifest of responses", {"a.jsonl.manifest.json": Sample("json", {"schema": "empo.responses/1", "trained": {"command": "sft"}, "selected_by": RATERS, "reward": RATERS})},
+        on("a.jsonl.manifest.json", measure._noted), ("measure._noted",),
     ),
     Reader(
         "results folders",
@@ -168,5 +189,7 @@ READERS = [
         "results of the same responses", {"results.json": Sample("json", RESULTS | {"inputs": [GIVEN]})},
         _given, ("measure.refuse_other_results",), found="inputs that are no list of objects",
     ),
-    Reader("pairs: manifest", {"manifest.json": Sample("json", PAIRS)}, _pairs, ("preferences.write_pairs",), found="files that are no list; any name could be listed, and its file was deleted"),
+    Reader("pairs of a training: manifest", {"manifest.json": Sample("json", MINED)}, _filed, ("pair_files.read_pair_files",)),
+    Reader("pairs of a training: rows", {"epoch-0.jsonl": Sample("jsonl", PAIR_ROWS)}, on("epoch-0.jsonl", lambda path: list(pair_files._read(path))), ("pair_files._read",)),
+    Reader("pairs: manifest", {"manifest.json": Sample("json", PAIRS)}, _pairs, ("pair_files._begin",), found="files that are no list; any name could be listed, and its file was deleted"),
 ]  # fmt: skip

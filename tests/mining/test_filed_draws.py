@@ -151,6 +151,8 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     ("changed", "told"),
     [
         ({"schema": "empo.run/1"}, "this is the manifest of another command, not of `empo pairs`."),
+        ({"selected_by": 3}, "field 'selected_by': a list of objects with name and weights is exp"),
+        ({"selected_by": [{"name": "r"}]}, "name and weights is expected, not [{'name': 'r'}]."),
         ({"files": []}, "it lists no file of pairs. Write them again."),
         ({"files": [{"file": "../x.jsonl"}]}, "'../x.jsonl' is no file of pairs."),
     ],

@@ -53,7 +53,7 @@ class PairsSettings:
         None, help="keep a pair only if score(chosen) - score(rejected) is at least this"
     )
     min_pairs: int | None = option(
-        None, help="fewest exchanges an epoch must keep (default: 100, or 1 %% of them if less)"
+        None, help="fewest exchanges an epoch must keep (default: 100, or 1 % of them if less)"
     )
     on_topic: int | None = option(
         None, help="draw only from the N opposite replies given in the most similar contexts"

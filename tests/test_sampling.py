@@ -22,6 +22,12 @@ def test_a_token_is_drawn_where_the_probabilities_exceed_the_number(
     assert drawn_tokens(SCORES, torch.tensor([number])).tolist() == [token]
 
 
+def test_a_token_of_probability_0_is_never_drawn() -> None:
+    scores = torch.log(torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]))
+    drawn = [drawn_tokens(scores, torch.tensor([number])).item() for number in (0.0, 0.5, 0.75)]
+    assert drawn == [1, 3, 3]
+
+
 def test_tokens_come_as_often_as_they_are_probable() -> None:
     n = 20_000
     drawn = drawn_tokens(SCORES.expand(n, -1), numbers_of(1, "hit:1", 0, n))

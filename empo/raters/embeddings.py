@@ -26,8 +26,8 @@ _KIND = Kind(
     schema=1,
     table="embeddings",
     columns=("key", "cut", "vector"),
-    create="CREATE TABLE embeddings (key BLOB PRIMARY KEY, cut INTEGER NOT NULL, "
-    "vector BLOB NOT NULL) WITHOUT ROWID",
+    create="CREATE TABLE embeddings (key BLOB PRIMARY KEY NOT NULL, cut INTEGER NOT NULL, "
+    "vector BLOB NOT NULL)",  # rows of a vector are too long for an index
     write_ahead=False,
 )
 

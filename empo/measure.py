@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from empo.rating import Rater
 from empo.records import (
     RESPONSES_SCHEMA,
     Response,
@@ -62,6 +63,9 @@ class ResponsesSettings:
     rater: list[str] | None = option(
         None, help="rater folders, for diff_epitome: together all three EPITOME mechanisms"
     )
+    ratings: list[str] | None = option(
+        None, help="rater folders whose scores are columns; several stand side by side"
+    )
     bertscore_model: str | None = option(
         None, help="encoder for bertscore: minilm (packaged), a folder, or a hub id (roberta-large)"
     )
@@ -114,8 +118,8 @@ class ResponsesSettings:
         found = []
         if self.responses is None and self.dialogues is None:
             found.append("give --responses FILE... or --dialogues FILE_OR_DIR (or both).")
-        if self.rater_cache is not None and self.rater is None:
-            found.append("--rater-cache: there is nothing to keep without --rater DIR.")
+        if self.rater_cache is not None and self.rater is None and self.ratings is None:
+            found.append("--rater-cache: there is nothing to keep without --rater or --ratings.")
         if not 0 < self.minimum_shared <= 1:
             found.append(f"--minimum-shared: {self.minimum_shared} is not in (0, 1].")
         if self.resamples < 99:
@@ -182,6 +186,24 @@ def load_sources(
         except UserError as error:
             unavailable["bertscore"] = str(error)
     return found, unavailable
+
+
+def load_columns(settings: ResponsesSettings, output: Path) -> dict[str, Rater]:
+    """The raters of `--ratings` by the name of their folder, behind the file that keeps ratings.
+
+    Raises UserError where a folder is no rater, or two have one name.
+    """
+    from empo.raters.combined import CachedRater
+    from empo.raters.loading import lazy_rater
+
+    found: dict[str, Rater] = {}
+    for folder in settings.ratings or ():
+        name = Path(folder).resolve().name
+        if name in found:
+            raise UserError(f"--ratings: two folders are called {name!r}; rename one of them.")
+        cache = settings.rater_cache or output / "ratings.sqlite"
+        found[name] = CachedRater(lazy_rater(folder), cache)
+    return found
 
 
 def refuse_other_results(output: Path, inputs: list[dict[str, Any]]) -> None:

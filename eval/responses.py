@@ -23,11 +23,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from empo.measure import (
     ResponsesSettings,
+    load_columns,
     load_sources,
     load_systems,
     refuse_other_results,
@@ -62,6 +64,7 @@ def measure(
 ) -> int:
     """Measure, save, say where it is; the exit code."""
     from empo.metrics.evaluation import METRICS, evaluate
+    from empo.metrics.ratings import ratings
     from empo.reporting.report import write_report
     from empo.reporting.results import write_results
     from empo.reporting.summary import summary
@@ -71,10 +74,14 @@ def measure(
     for name, reason in unavailable.items():
         print(f"{name} will not run: {reason}", file=sys.stderr)
 
+    columns = load_columns(settings, output)
     results = evaluate(
         systems,
         seed=settings.seed,
         **sources,
+        extra={"ratings": partial(ratings, raters=columns, seed=settings.seed)}
+        if columns
+        else None,
         metrics=settings.asked if settings.metrics else METRICS,
         unavailable=unavailable,
         resamples=settings.resamples,
@@ -86,10 +93,18 @@ def measure(
     for name, known in noted.items():
         results["systems"][name] |= known | ({"reasons": {}} if "trained" in known else {})
     rewards = {name: known["reward"] for name, known in noted.items() if "reward" in known}
-    if rewards and "diff_epitome" in results["signatures"]:
+    measuring = [
+        *(settings.rater or () if "diff_epitome" in results["signatures"] else ()),
+        *(settings.ratings or ()),
+    ]
+    if measuring:
         from empo.raters.identity import identities, measured_by_reward
 
-        results["warnings"] += measured_by_reward(rewards, identities(settings.rater or ()))
+        results["warnings"] += measured_by_reward(rewards, identities(measuring))
+        results["rating_weights"] = {
+            Path(folder).resolve().name: [entry["weights"] for entry in identities([folder])]
+            for folder in settings.ratings or ()
+        }
 
     (output / "results.json").unlink(missing_ok=True)  # it says that all beside it is of one run
     report = write_report(results, output, published=published)

@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_best(settings, args, given)
 
     from empo.alignment.training import read_splits, start_run
-    from empo.raters.rewards import refuse_same_checkpoint
+    from empo.raters.identity import refuse_same_weights
 
-    refuse_same_checkpoint(settings.rater, settings.metric_rater or [])
+    refuse_same_weights(settings.rater, settings.metric_rater or [])
     corpora = read_splits(settings, LABELS)
     with start_run(args, "reward", settings, given, launch, corpora) as job:
         if not job.complete:
@@ -125,8 +125,9 @@ def rater_reward(
     How the reward goes with length is measured on human replies, and said where it does. Raises
     UserError where the rater scores none of them, or lacks what is asked for.
     """
+    from empo.raters.identity import identities
     from empo.raters.loading import load_raters
-    from empo.raters.rewards import LengthEffect, as_reward, checkpoints_of
+    from empo.raters.rewards import LengthEffect, as_reward
     from empo.rating import RatingInput
 
     rater = load_raters(settings.rater, settings.rater_device)
@@ -141,10 +142,7 @@ def rater_reward(
     if settings.length_residual:
         reward.length = effect
     of_all = {"length_effect": effect.facts(), **reward.facts()}
-    return reward, [
-        {"name": name, "weights": digest, **of_all}
-        for digest, name in checkpoints_of(settings.rater).items()
-    ]
+    return reward, [{**entry, **of_all} for entry in identities(settings.rater)]
 
 
 if __name__ == "__main__":

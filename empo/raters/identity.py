@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.raters.folder import JOINED, RaterConfig, weights_digest
+from empo.records import UserError
 
 
 def identities(folders: Sequence[str | Path]) -> list[dict[str, str]]:
@@ -25,6 +26,18 @@ def identities(folders: Sequence[str | Path]) -> list[dict[str, str]]:
         entry = {"name": config.name, "weights": weights, "signature": config.signature(weights)}
         found.append(entry)
     return found
+
+
+def refuse_same_weights(rewards: Sequence[str], metrics: Sequence[str]) -> None:
+    """Raise UserError where a rater of the folders `rewards` is one of the folders `metrics`, too."""
+    rewarding = {entry["weights"]: entry["name"] for entry in identities(rewards)}
+    for entry in identities(metrics):
+        if entry["weights"] in rewarding:
+            raise UserError(
+                f"metric_rater: {entry['name']} has the same weights as the reward "
+                f"{rewarding[entry['weights']]}; what is rewarded is no measure of itself. Train one "
+                "with another seed on another split (split_seed), or name another rater."
+            )
 
 
 def measured_by_reward(

@@ -5,7 +5,7 @@
 
 GRPO, RLOO and online DPO call it alike. What a rater rewards, a policy will exploit: look at an
 independent rater and at the length of the replies beside it, and never report the rewarded rater as
-a measure (`refuse_same_checkpoint`).
+a measure (`identity.refuse_same_weights`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from empo.dialogues import Turn
-from empo.raters.folder import JOINED, RaterConfig, weights_digest
 from empo.rating import Rater, RatingInput, Ratings, checked
 from empo.records import UserError, finite
 
@@ -247,33 +245,6 @@ def transformed(
                 odds = np.log(values) - np.log1p(-np.minimum(values, 1.0))
             values = np.clip(odds, -MOST_LOGIT, MOST_LOGIT)
     return np.where(np.isfinite(scores), values, np.nan)
-
-
-def checkpoints_of(folders: Sequence[str]) -> dict[str, str]:
-    """Digest of the weights of every rater in these folders, members of joined ones apart, to its name.
-
-    Raises UserError where a folder is no rater.
-    """
-    found: dict[str, str] = {}
-    for folder in folders:
-        config = RaterConfig.read(folder)
-        if config.kind == JOINED:
-            members = [str(Path(folder) / name) for name in config.settings["members"]]
-            found |= checkpoints_of(members)
-        else:
-            found[weights_digest(folder)] = config.name
-    return found
-
-
-def refuse_same_checkpoint(rewards: Sequence[str], metrics: Sequence[str]) -> None:
-    """Raise UserError where a rater is both a reward and a metric: folders, compared by their weights."""
-    rewarding, measuring = checkpoints_of(rewards), checkpoints_of(metrics)
-    for digest in rewarding.keys() & measuring.keys():
-        raise UserError(
-            f"metric_rater: {measuring[digest]} is the same checkpoint as the reward "
-            f"{rewarding[digest]}; what is rewarded is no measure of itself. Train one with another "
-            "seed on another split (split_seed), or name another rater."
-        )
 
 
 def _text(completion: str | Messages) -> str:

@@ -25,6 +25,15 @@ LABELS = {
 }
 """Names of the compared values in tables and figures."""
 
+RATINGS = "ratings."
+"""How the names of ratings begin: ratings.<rater>.<dimension>."""
+
+
+def label(key: str) -> str:
+    """The name of a compared value in tables and figures."""
+    return LABELS.get(key) or key.removeprefix(RATINGS).replace("_", " ")
+
+
 FEW = 30
 """Exchanges below which an effect size gets no colour in the overview."""
 
@@ -65,7 +74,7 @@ def comparisons_section(results: Mapping[str, Any], figure: str | None) -> str:
     for metric in dict.fromkeys(row["metric"] for row in tested):
         rows = [_row(row) for row in tested if row["metric"] == metric]
         headers = "pair;difference;p;p (Holm);d paired;d pooled;at equal length;n".split(";")
-        text += f"\n### {escape(LABELS.get(metric, metric))}\n\n" + table(headers, rows)
+        text += f"\n### {escape(label(metric))}\n\n" + table(headers, rows)
     if len(tested) < len(comparisons):
         text += (
             "\nDiversity belongs to the whole set of responses: there is no value per response, "
@@ -83,7 +92,7 @@ def _length_matters(tested: Sequence[Mapping[str, Any]]) -> str:
         low, high = equal["interval"]
         inside, marked = low <= 0 <= high, bool(mark(row["p_holm"]))
         if marked == inside:
-            name = LABELS.get(row["metric"], row["metric"])
+            name = label(row["metric"])
             lists["vanish" if marked else "appear"].append(f"{name} ({row['a']} − {row['b']})")
     sentences = {
         "vanish": "Marked, but not told from 0 between replies equally long",
@@ -138,6 +147,11 @@ def length_correlations(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     if "emotion_shares" in metrics:
         described["emotion_shares.overlap"] = metrics["emotion_shares"]
     described |= moving_with_length(metrics.get("diff_epitome"))
+    described |= {
+        f"{RATINGS}{rater}.{dimension}": value
+        for rater, of in metrics.get("ratings", {}).get("raters", {}).items()
+        for dimension, value in of.items()
+    }
     return {key: value["length_correlation"] for key, value in described.items()}
 
 
@@ -145,7 +159,7 @@ def moving(correlations: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Names of the values whose |r| with length reaches .1 in some system (system -> value -> r)."""
     return list(
         dict.fromkeys(
-            LABELS[key]
+            label(key)
             for of in correlations.values()
             for key, r in of.items()
             if r is not None and abs(r) >= _STRONG
@@ -161,7 +175,7 @@ def length_section(results: Mapping[str, Any]) -> str:
     values = list(dict.fromkeys(key for of in correlations.values() for key in of))
     if not values:
         return ""
-    rows = [[LABELS[key], *(number(of.get(key)) for of in correlations.values())] for key in values]
+    rows = [[label(key), *(number(of.get(key)) for of in correlations.values())] for key in values]
     return (
         "## What moves with length\n\nCorrelation (Pearson) of each value with the characters of "
         f"the response, per system. With |r| ≥ {_STRONG} in some system: "

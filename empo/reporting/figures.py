@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from empo.rating import MECHANISMS
-from empo.reporting.comparisons import FEW, LABELS, mark
+from empo.reporting.comparisons import FEW, label, mark
 from empo.reporting.markdown import number
 
 _HUMAN = "black"
@@ -107,7 +107,7 @@ def comparisons_figure(comparisons: Sequence[Mapping[str, Any]], path: str | Pat
         ha="right",
         size=8,
     )
-    axes.set_yticks(range(len(values)), [LABELS.get(value, value) for value in values], size=8)
+    axes.set_yticks(range(len(values)), [label(value) for value in values], size=8)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, label="Cohen's d (pooled), cut at ±1", extend="both")
     save_figure(figure, path)
@@ -119,9 +119,9 @@ def training_figure(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     `log` are the rows of a run's log.jsonl with the trainer's keys: step, loss, eval_loss,
     rewards/margins, eval_rewards/margins, and so on.
     """
-    shown = [(key, label) for key, label in _PANELS if any(key in row for row in log)]
+    shown = [(key, title) for key, title in _PANELS if any(key in row for row in log)]
     figure, panels = _panels(len(shown), width=0.8 + 3.6 * len(shown))
-    for axes, (key, label) in zip(panels, shown, strict=True):
+    for axes, (key, title) in zip(panels, shown, strict=True):
         for name, colour, text in (
             (key, COLOURS[0], "training"),
             (f"eval_{key}", COLOURS[1], "validation"),
@@ -131,7 +131,7 @@ def training_figure(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
                 marker = "o" if len(points) < 20 else None
                 axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, label=text)
         axes.set_xlabel("step")
-        axes.set_ylabel(label)
+        axes.set_ylabel(title)
         axes.legend(frameon=False)
     save_figure(figure, path)
 

@@ -20,6 +20,7 @@ from empo.reporting.figures import (
 )
 from empo.reporting.markdown import code, escape, number, table
 from empo.reporting.published import REMARK
+from empo.reporting.ratings import ratings_section
 from empo.reporting.samples import samples_section
 from empo.reporting.words import length_table, words_section
 from empo.untrusted import file_name
@@ -82,6 +83,7 @@ def render(
     sections = [_facts(results), at_a_glance(systems)]
     if "diff_epitome" in measured:
         sections.append(empathy_levels(results, figures.get("epitome"), published=published))
+    sections.append(ratings_section(results))
     sections.append(closeness_section(systems, published))
     sections.append(understanding)
     sections.append(diversity_section(systems, published))

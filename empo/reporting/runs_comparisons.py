@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from empo.reporting.comparisons import LABELS, at_equal_length, mark
+from empo.reporting.comparisons import at_equal_length, label, mark
 from empo.reporting.markdown import escape, interval, number, table
 
 _EXPLAINED = (
@@ -54,7 +54,7 @@ def runs_comparisons_section(report: Mapping[str, Any]) -> str:
         text += "\nNo pair could be tested: one system of every pair has a single run, and is not in all runs.\n"
     for metric in dict.fromkeys(row["metric"] for row in compared):
         rows = [_row(row, report["shared"]) for row in compared if row["metric"] == metric]
-        text += f"\n### {escape(LABELS.get(metric, metric))}\n\n"
+        text += f"\n### {escape(label(metric))}\n\n"
         text += table(_HEADERS.split(";"), rows)
     return text
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from empo.reporting.comparisons import LABELS
+from empo.reporting.comparisons import label
 from empo.reporting.epitome import bold_warnings
 from empo.reporting.language_understanding import not_run_rows, understanding_section
 from empo.reporting.markdown import code, escape, number, table
@@ -133,7 +133,7 @@ def _moving(systems: Mapping[str, Any]) -> str:
     if not keys:
         return ""
     found = {
-        LABELS.get(of, of): {
+        label(of): {
             name: system["values"][key]["mean"]
             for name, system in systems.items()
             if key in system["values"]

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_rater import tiny_rater
 
 from empo.raters.folder import JOINED, RaterConfig, weights_digest
-from empo.raters.identity import identities, measured_by_reward
+from empo.raters.identity import identities, measured_by_reward, refuse_same_weights
+from empo.records import UserError
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +49,15 @@ def test_only_systems_of_the_measuring_weights_are_named() -> None:
     (found,) = measured_by_reward(rewards, raters)
     assert found.startswith("System grpo: the rater second that measures it here has also chosen")
     assert measured_by_reward(rewards, []) == []
+
+
+def test_one_rater_is_no_reward_and_metric_at_once(two: list[Path], tmp_path: Path) -> None:
+    one, other = map(str, two)
+    refuse_same_weights([one], [other])
+    with pytest.raises(UserError, match="one has the same weights as the reward one; .*split_seed"):
+        refuse_same_weights([one], [other, one])
+    copied = shutil.copytree(one, tmp_path / "both" / "copy")
+    dimensions = RaterConfig.read(copied).dimensions
+    RaterConfig(JOINED, "both", dimensions, {"members": ["copy"]}).write(copied.parent)
+    with pytest.raises(UserError, match="has the same weights as the reward"):
+        refuse_same_weights([str(copied.parent)], [one])

@@ -14,17 +14,13 @@ import pytest
 from datasets import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_encoders import write_encoders
 from tiny_language_models import untrained, write_tokenizer
 
 from empo.dialogues import Turn
-from empo.raters.folder import RaterConfig
 from empo.raters.rewards import (
     MOST_LOGIT,
     LengthEffect,
     as_reward,
-    checkpoints_of,
-    refuse_same_checkpoint,
 )
 from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import UserError
@@ -164,26 +160,6 @@ def test_a_rater_without_the_probabilities_that_are_needed() -> None:
 
     with pytest.raises(UserError, match="expected needs the probabilities of levels, which this"):
         as_reward(Bare(), "warm")(["p"], ["a"])
-
-
-def test_one_checkpoint_is_no_reward_and_metric_at_once(tmp_path: Path) -> None:
-    folders = write_encoders(tmp_path)
-    config = RaterConfig("embedding", "first", (LONG,), {"scale": "unit"})
-    config.write(folders["bert"])
-    replace(config, name="second").write(folders["roberta"])
-    one, other = str(folders["bert"]), str(folders["roberta"])
-    assert set(checkpoints_of([one, other]).values()) == {"first", "second"}
-    refuse_same_checkpoint([one], [other])
-    with pytest.raises(
-        UserError, match="first is the same checkpoint as the reward first.*split_seed"
-    ):
-        refuse_same_checkpoint([one], [other, one])
-    both = tmp_path / "both"
-    both.mkdir()
-    (both / "bert").symlink_to(folders["bert"])
-    RaterConfig("joined", "both", (LONG,), {"members": ["bert"]}).write(both)
-    with pytest.raises(UserError, match="is the same checkpoint"):
-        refuse_same_checkpoint([str(both)], [one])
 
 
 # --- the trainers of trl ---

@@ -1,18 +1,17 @@
 """GRPO: the policy's own replies, rewarded by a rater.
 
 accelerate launch recipes/reward.py --config recipes/tiny/reward.yaml
-accelerate launch recipes/reward.py --config recipes/zephyr-7b/reward.yaml --model runs/sft --rater runs/raters/a \\
-    --metric_rater runs/raters/b
 python recipes/reward.py --help
 
 Starts from the merged SFT model (or another model folder, or a DPO run that was merged), with a fresh
-adapter; the reference of the KL term is where it starts. What is rewarded is no measure: give a
-`metric_rater`, another checkpoint, and look at the length of the replies. The same command goes on
-after a stop.
+adapter; the reference of the KL term is where it starts. What is rewarded is no measure: evaluate with
+another rater (`eval/responses.py --ratings`), and look at the length of the replies. The same command
+goes on after a stop.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.alignment.training import read_splits, start_run
     from empo.raters.identity import refuse_same_weights
 
-    refuse_same_weights(settings.rater, settings.metric_rater or [])
+    refuse_same_weights(settings.rater, settings.select_rater or [])
     corpora = read_splits(settings, LABELS)
     with start_run(args, "reward", settings, given, launch, corpora) as job:
         if not job.complete:
@@ -138,7 +137,8 @@ def rater_reward(
     found = reward.of([RatingInput(each.context, each.reply) for each in some])
     effect = LengthEffect.fit(found, [each.reply for each in some])
     for warning in (*rater.warnings, *filter(None, [effect.warning])):
-        print(f"warning: {warning}")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"warning: {warning}")
     if settings.length_residual:
         reward.length = effect
     of_all = {"length_effect": effect.facts(), **reward.facts()}

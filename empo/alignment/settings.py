@@ -306,11 +306,6 @@ class RewardSettings(TuningSettings):
     length_residual: bool = option(
         False, help="take out of the reward what goes with the length of human replies"
     )
-    metric_rater: list[str] | None = option(
-        None,
-        help="rater folders that measure and are not rewarded: other checkpoints, trained with "
-        "another seed on another split",
-    )
     max_prompt_length: int = option(
         256, help="tokens of a prompt; a longer one loses its oldest turns"
     )

@@ -29,12 +29,12 @@ def identities(folders: Sequence[str | Path]) -> list[dict[str, str]]:
 
 
 def refuse_same_weights(rewards: Sequence[str], metrics: Sequence[str]) -> None:
-    """Raise UserError where a rater of the folders `rewards` is one of the folders `metrics`, too."""
+    """Raise UserError where a rater of the folders `rewards` chooses checkpoints by `metrics`, too."""
     rewarding = {entry["weights"]: entry["name"] for entry in identities(rewards)}
     for entry in identities(metrics):
         if entry["weights"] in rewarding:
             raise UserError(
-                f"metric_rater: {entry['name']} has the same weights as the reward "
+                f"select_rater: {entry['name']} has the same weights as the reward "
                 f"{rewarding[entry['weights']]}; what is rewarded is no measure of itself. Train one "
                 "with another seed on another split (split_seed), or name another rater."
             )

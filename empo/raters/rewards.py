@@ -71,9 +71,9 @@ class LengthEffect:
         slope = correlation * float(values.std() / lengths.std())
         return cls(slope, float(lengths.mean()), correlation, len(known))
 
-    def taken_from(self, reward: float, reply: str) -> float:
-        """The reward as it would be at the mean length."""
-        return reward - self.slope * (len(reply.strip()) - self.mean)
+    def of(self, replies: Sequence[str]) -> np.ndarray:
+        """What the length adds to the reward of each reply, shape (n,); 0 at the mean length."""
+        return self.slope * (np.array([len(reply.strip()) for reply in replies]) - self.mean)
 
     def facts(self) -> dict[str, Any]:
         """The effect as JSON."""
@@ -95,8 +95,8 @@ class LengthEffect:
 class RaterReward:
     """Calls a rater on what trl generates; see `as_reward`.
 
-    A reply that the rater cannot score is None; a blank one has the lowest reward, as it has the
-    lowest level in DIFF-EPITOME. Raises UserError where the rater scored none of the first replies.
+    A reply that the rater cannot score is None; a blank one gets the least that is possible, or that
+    another reply of the call gets, as it has the lowest level in DIFF-EPITOME. Raises UserError where the rater scored none of the first replies.
     """
 
     def __init__(
@@ -148,21 +148,21 @@ class RaterReward:
         blank = np.array([not pair.response.strip() for pair in pairs], dtype=bool)
         total = np.zeros(len(pairs))
         for name, weight in self.weights.items():
-            values = transformed(ratings, name, self.transform, self.level)
-            total += weight * np.where(blank, self._lowest(name), values)
-        found = [finite(value) for value in total]
-        if self.length is None:
-            return found
-        return [
-            None if reward is None else self.length.taken_from(reward, pair.response)
-            for reward, pair in zip(found, pairs, strict=True)
-        ]
+            total += weight * transformed(ratings, name, self.transform, self.level)
+        if self.length is not None:
+            total -= self.length.of([pair.response for pair in pairs])
+            total[blank] = np.nan
+        # None would leave a blank reply without blame, and taking the length out would reward it
+        lowest = min([self._lowest(), *total[np.isfinite(total)]])
+        return [lowest if no_text else finite(v) for v, no_text in zip(total, blank, strict=True)]
 
-    def _lowest(self, name: str) -> float:
-        """What a blank reply gets: None would leave it without blame."""
-        if self.transform in ("score", "expected"):
-            return next(each.low for each in self.rater.dimensions if each.name == name)
-        return 0.0 if self.transform == "probability" else -MOST_LOGIT
+    def _lowest(self) -> float:
+        """The least that a reply can get, before the effect of its length."""
+        ends = {each.name: (each.low, each.high) for each in self.rater.dimensions}
+        if self.transform in ("probability", "logit"):
+            low, high = (0.0, 1.0) if self.transform == "probability" else (-MOST_LOGIT, MOST_LOGIT)
+            ends = dict.fromkeys(ends, (low, high))
+        return sum(weight * ends[name][weight < 0] for name, weight in self.weights.items())
 
     def facts(self) -> dict[str, Any]:
         """What the reward is, for a run's manifest."""

@@ -155,6 +155,8 @@ def _collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class _Trainer(LevelTrainer):
     """The loss of the answers' log-likelihoods, each row in the dimension that has its label."""
 
+    loss_is_scaled_for_ga = False  # a mean over a batch, though the model takes any keyword
+
     def __init__(
         self,
         *,

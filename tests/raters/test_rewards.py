@@ -106,9 +106,7 @@ def test_the_length_of_replies_is_measured_and_taken_out() -> None:
     assert (effect.slope, effect.mean, effect.n) == (pytest.approx(0.5), 5.0, 4)
     assert effect.correlation == pytest.approx(1.0)
     assert "correlation 1.00 on 4 replies" in effect.warning and "longer replies" in effect.warning
-    assert [effect.taken_from(r, t) for r, t in zip((1.0, 4.0), ("aa", "a" * 8), strict=True)] == (
-        pytest.approx([2.5, 2.5])
-    )
+    assert (np.array([1.0, 4.0]) - effect.of(["aa", "a" * 8])).tolist() == pytest.approx([2.5, 2.5])
     assert "shorter replies" in LengthEffect.fit([4.0, 3.0, 2.0, 1.0], replies).warning
     flat = LengthEffect.fit([1.0, 1.0, None, 1.0], replies)
     assert (flat.slope, flat.correlation, flat.n, flat.warning) == (0.0, None, 3, None)
@@ -118,6 +116,16 @@ def test_the_length_of_replies_is_measured_and_taken_out() -> None:
     assert reward([""] * 2, ["x x", "x x x"]) == pytest.approx([2.0, 3 - 2 * 2.0])
     with pytest.raises(UserError, match="2 of 4 replies have one"):
         LengthEffect.fit([1.0, None, None, 2.0], replies)
+
+
+def test_a_blank_reply_never_gets_more_than_another() -> None:
+    steep = LengthEffect(0.02, 80.0, 0.9, 9)
+    for how in ({"length": steep}, {}, {"length": steep, "transform": "logit"}):
+        reward = as_reward(Counting(), "warm", **how)
+        found = reward(["p"] * 4, ["b", "a " * 90, "", " "])
+        assert found[2] == found[3] and found[2] <= min(found[:2]), how
+    against = as_reward(Counting(), {"warm": -1.0}, "score")
+    assert against(["p"] * 3, ["b", "a a", ""]) == [0.0, -2.0, -2.0]
 
 
 def test_a_rater_that_scores_nothing_ends_the_training() -> None:

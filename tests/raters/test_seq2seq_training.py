@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from empo import models
 from empo.corpora.labelled import Example
 from empo.raters.seq2seq_rater import Seq2SeqRater
 from empo.raters.seq2seq_training import train_seq2seq
@@ -58,7 +59,8 @@ def train(tmp_path: Path) -> Train:
     def run(
         folder: str = "run", dimensions: Sequence[Dimension] = (MOOD,), **given: Any
     ) -> tuple[Seq2SeqRater, dict[str, Any]]:
-        arguments = {name: given.pop(name) for name in set(given) & ARGUMENTS.keys()}
+        more = {*ARGUMENTS, "gradient_accumulation_steps", "optim"}
+        arguments = {name: given.pop(name) for name in set(given) & more}
         own: dict[str, Any] = {"architecture": "seq2seq", "encoder": "scratch", "patience": 9}
         own |= {"instructions": str(tmp_path / "own.yaml"), "hidden_size": 32, "layers": 1}
         own |= {"heads": 2, "vocab_size": 330, "max_length": 40} | given
@@ -121,6 +123,29 @@ def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: 
         whole.model.state_dict().items(), again.model.state_dict().items(), strict=True
     ):
         torch.testing.assert_close(kept, found, rtol=0, atol=0, msg=name)
+
+
+def test_accumulated_batches_are_one_batch(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without dropout, whose draws differ; plain gradients, since Adam forgets their size."""
+    made = models.small_seq2seq
+
+    def without_dropout(*shape: Any) -> Any:
+        model = made(*shape)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        return model
+
+    monkeypatch.setattr(models, "small_seq2seq", without_dropout)
+    weights = []
+    for name, size, steps in (("one", 16, 1), ("four", 4, 4)):
+        how = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        rater, _ = train(name, num_train_epochs=1, optim="sgd", learning_rate=0.5, **how)
+        weights.append(rater.model.state_dict())
+    for key, one in weights[0].items():
+        torch.testing.assert_close(one, weights[1][key], rtol=0, atol=1e-4)
 
 
 def test_the_loss_ranks_the_allowed_answers() -> None:

@@ -141,8 +141,10 @@ def test_accumulated_batches_are_one_batch(train: Train, monkeypatch: pytest.Mon
     monkeypatch.setattr(models, "small_seq2seq", without_dropout)
     weights = []
     for name, size, steps in (("one", 16, 1), ("four", 4, 4)):
-        how = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
-        rater, _ = train(name, num_train_epochs=1, optim="sgd", learning_rate=0.5, **how)
+        how: dict[str, Any] = {"per_device_train_batch_size": size}
+        how |= {"gradient_accumulation_steps": steps}
+        how |= {"optim": "sgd", "learning_rate": 0.02, "max_grad_norm": 0.0}
+        rater, _ = train(name, num_train_epochs=1, **how)
         weights.append(rater.model.state_dict())
     for key, one in weights[0].items():
         torch.testing.assert_close(one, weights[1][key], rtol=0, atol=1e-4)

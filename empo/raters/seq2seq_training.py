@@ -18,7 +18,7 @@ from transformers.trainer_utils import set_seed
 
 from empo import models
 from empo.corpora.labelled import Example
-from empo.raters.encoders import load_seq2seq, resolve_encoder
+from empo.raters.encoders import DEFAULT_TOKENS, load_seq2seq, resolve_encoder
 from empo.raters.fit import fit
 from empo.raters.folder import RaterConfig
 from empo.raters.inputs import InputSettings
@@ -201,5 +201,6 @@ def _base(
     texts = [text for e in train for text in (*(t.text for t in e.input.turns), e.input.response)]
     asked = [text for each in instructions.values() for text in (each.text, *each.options)]
     tokenizer = models.train_tokenizer([*texts, *asked], settings.vocab_size)
+    tokenizer.model_max_length = DEFAULT_TOKENS  # as Flan-T5's: more was never trained on
     shape = (settings.hidden_size, settings.layers, settings.heads)
     return models.small_seq2seq(tokenizer, *shape), tokenizer

@@ -103,6 +103,8 @@ def test_a_rule_is_learnt(train: Train, how: dict[str, Any]) -> None:
     assert right(rater, "mood") > 0.9
     assert facts["train"] == 120 and facts["validation"] == 24 and facts["unread"] == 0
     assert facts["validation_macro_f1"] > 0.9
+    endless = rater.score([RatingInput("", "great " * 600)])
+    assert np.isnan(endless.scores).all()  # no room beside the instruction
 
 
 def test_one_model_learns_two_dimensions_by_their_instructions(train: Train) -> None:

@@ -1,8 +1,9 @@
 """Perceived empathy where an intent is expressed and where it is not (Xu and Jiang 2024).
 
-One row per intent and perceived dimension: mean and standard error of the raters' mean in turns with
-and without the intent, Welch's test, and its p corrected for the number of tests. Turns of one
-dialogue are not independent; so the means are over dialogues where `by_dialogue` says so.
+One row per intent and perceived dimension. Turns of one dialogue depend on each other, and the two
+sides of a dialogue belong together: so every dialogue that has both is compared with itself, and the
+test is the paired t test over dialogues, corrected for the number of tests. Means over single turns
+stand beside it as description.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from empo.records import UserError, finite
 Correction = Literal["holm", "fdr_bh", "bonferroni"]
 MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 """Marks of a corrected p below a bound."""
+SIDES = {"present": 1, "absent": 0}
+"""Where the intent is marked, and where it is not."""
+SAME = 1e-9
+"""Differences nearer to each other than this are one number, rounded."""
 
 
 @dataclass(frozen=True)
@@ -55,39 +60,41 @@ def turns_of(
     return Turns(tuple(intents), tuple(perceived), table[:, :split], table[:, split:], dialogues)
 
 
-def intent_table(
-    turns: Turns, correction: Correction = "holm", by_dialogue: bool = False
-) -> list[dict[str, Any]]:
+def intent_table(turns: Turns, correction: Correction = "holm") -> list[dict[str, Any]]:
     """A row per intent and perceived dimension.
 
-    Keys: intent, perceived, and for `present` and `absent` n, mean, se; difference, p, p_corrected,
-    mark; `reason` where there is no test (fewer than two turns on a side, or no variance), which
-    then does not count among the tests. `by_dialogue` takes one mean per dialogue and side.
+    Keys: intent, perceived; `turns` with n, mean, se of the turns that are `present` and `absent`;
+    `dialogues` with n, `left_out` (those with one side only), and mean and se over dialogues of their
+    means `present`, `absent` and the `difference` of the two; p of the paired t test over dialogues,
+    two-sided, p_corrected and mark; `reason` where there is no test (fewer than two dialogues with
+    both sides, or no variance), which then does not count among the tests.
     """
-    from scipy.stats import ttest_ind
+    from scipy.stats import ttest_1samp
     from statsmodels.stats.multitest import multipletests
 
     rows: list[dict[str, Any]] = []
     for i, intent in enumerate(turns.intents):
         for k, dimension in enumerate(turns.perceived):
-            judged = np.isfinite(turns.marks[:, i]) & np.isfinite(turns.scores[:, k])
-            sides = [
-                _values(turns, judged & (turns.marks[:, i] == mark), k, by_dialogue)
-                for mark in (1, 0)
-            ]
-            row: dict[str, Any] = {"intent": intent, "perceived": dimension}
-            row |= {
-                name: _described(v) for name, v in zip(("present", "absent"), sides, strict=True)
+            marks, scores = turns.marks[:, i], turns.scores[:, k]
+            judged = np.isfinite(marks) & np.isfinite(scores)
+            sides = {name: judged & (marks == mark) for name, mark in SIDES.items()}
+            means, left_out = _dialogue_means(scores, turns.dialogues, *sides.values())
+            gaps = means[0] - means[1]
+            compared = {"present": means[0], "absent": means[1], "difference": gaps}
+            row: dict[str, Any] = {
+                "intent": intent,
+                "perceived": dimension,
+                "turns": {name: _described(scores[kept]) for name, kept in sides.items()},
+                "dialogues": {"n": len(gaps), "left_out": left_out}
+                | {name: _mean_and_error(values) for name, values in compared.items()},
+                **{"p": None, "p_corrected": None, "mark": ""},
             }
-            means = [row[side]["mean"] for side in ("present", "absent")]
-            row["difference"] = None if None in means else means[0] - means[1]
-            row |= {"p": None, "p_corrected": None, "mark": ""}
-            if min(map(len, sides)) < 2:
-                row["reason"] = "fewer than two values with or without the intent"
-            elif max(map(np.ptp, sides)) == 0:
-                row["reason"] = "the values do not vary"
+            if len(gaps) < 2:
+                row["reason"] = "fewer than two dialogues with and without the intent"
+            elif np.ptp(gaps) < SAME:
+                row["reason"] = "the differences do not vary"
             else:
-                row["p"] = float(ttest_ind(*sides, equal_var=False).pvalue)
+                row["p"] = float(ttest_1samp(gaps, 0.0).pvalue)
             rows.append(row)
     tested = [row for row in rows if row["p"] is not None]
     if tested:
@@ -98,37 +105,56 @@ def intent_table(
     return rows
 
 
-def table_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells of the table, for a person."""
-
-    def mean(side: dict[str, Any]) -> str:
-        if side["mean"] is None:
-            return "—"
-        return f"{side['mean']:.2f}" + ("" if side["se"] is None else f" ± {side['se']:.2f}")
-
-    headers = ["intent", "perceived", "present", "n", "absent", "n", "difference", "p corrected"]
-    cells = [
-        [
-            *(row["intent"], row["perceived"]),
-            *(mean(row["present"]), str(row["present"]["n"])),
-            *(mean(row["absent"]), str(row["absent"]["n"])),
-            "—" if row["difference"] is None else f"{row['difference']:+.2f}{row['mark']}",
-            row.get("reason") or f"{row['p_corrected']:.4f}",
-        ]
-        for row in rows
-    ]
+def dialogue_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of the comparison within dialogues, for a person."""
+    headers = ["intent", "perceived", "dialogues", "left out", *SIDES, "difference", "p corrected"]
+    cells = []
+    for row in rows:
+        of = row["dialogues"]
+        cells.append(
+            [
+                *(row["intent"], row["perceived"], str(of["n"]), str(of["left_out"])),
+                *(_plus_minus(of[side]) for side in SIDES),
+                _plus_minus(of["difference"], "+.2f") + row["mark"],
+                row.get("reason") or f"{row['p_corrected']:.4f}",
+            ]
+        )
     return headers, cells
 
 
-def _values(turns: Turns, kept: np.ndarray, k: int, by_dialogue: bool) -> np.ndarray:
-    values = turns.scores[kept, k]
-    if not by_dialogue:
-        return values
-    dialogues = turns.dialogues[kept]
-    return np.array([values[dialogues == name].mean() for name in np.unique(dialogues)])
+def turn_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of the means over single turns, which describe and test nothing."""
+    headers = ["intent", "perceived", "present", "n", "absent", "n"]
+    cells = []
+    for row in rows:
+        sides = [(_plus_minus(row["turns"][side]), str(row["turns"][side]["n"])) for side in SIDES]
+        cells.append([row["intent"], row["perceived"], *sides[0], *sides[1]])
+    return headers, cells
+
+
+def _dialogue_means(
+    scores: np.ndarray, dialogues: np.ndarray, present: np.ndarray, absent: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Means of both sides in the dialogues that have both, shape (2, n), and how many have one."""
+    both = np.intersect1d(dialogues[present], dialogues[absent])
+    either = np.union1d(dialogues[present], dialogues[absent])
+    means = [
+        [scores[side & (dialogues == name)].mean() for name in both] for side in (present, absent)
+    ]
+    return np.array(means), len(either) - len(both)
+
+
+def _plus_minus(found: dict[str, Any], style: str = ".2f") -> str:
+    if found["mean"] is None:
+        return "—"
+    return f"{found['mean']:{style}}" + ("" if found["se"] is None else f" ± {found['se']:.2f}")
 
 
 def _described(values: np.ndarray) -> dict[str, Any]:
+    return {"n": len(values), **_mean_and_error(values)}
+
+
+def _mean_and_error(values: np.ndarray) -> dict[str, float | None]:
     n = len(values)
     se = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
-    return {"n": n, "mean": finite(values.mean()) if n else None, "se": se}
+    return {"mean": finite(values.mean()) if n else None, "se": se}

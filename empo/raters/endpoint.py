@@ -42,10 +42,15 @@ _POLL = 0.2
 
 @dataclasses.dataclass
 class Usage:
-    """What was asked and what came back, since the endpoint was opened."""
+    """What was asked and what came back, since the endpoint was opened.
+
+    `kept` answers were in the file before; what they had cost is counted apart.
+    """
 
     asked: int = 0
     kept: int = 0
+    kept_input_tokens: int = 0
+    kept_output_tokens: int = 0
     unread: int = 0
     given_up: int = 0
     input_tokens: int = 0
@@ -53,20 +58,33 @@ class Usage:
 
     def cost(self, access: Access) -> float | None:
         """The price of the tokens of what was asked; None without both prices."""
-        if access.input_price is None or access.output_price is None:
-            return None
-        spent = self.input_tokens * access.input_price + self.output_tokens * access.output_price
-        return spent / 1e6
+        return _price(access, self.input_tokens, self.output_tokens)
+
+    def kept_cost(self, access: Access) -> float | None:
+        """What the kept answers had cost, at the prices of today; None without both prices."""
+        return _price(access, self.kept_input_tokens, self.kept_output_tokens)
+
+    def facts(self, access: Access) -> dict[str, Any]:
+        """All counts, `cost` and `kept_cost`."""
+        costs = {"cost": self.cost(access), "kept_cost": self.kept_cost(access)}
+        return {**dataclasses.asdict(self), **costs}
 
     def summary(self, access: Access) -> str:
         """All of it in a line."""
-        cost = self.cost(access)
+        cost, kept_cost = self.cost(access), self.kept_cost(access)
+        kept = f" (which had cost {kept_cost:.4f})" if kept_cost else ""
         return (
-            f"{self.asked:,} requests answered, {self.kept:,} answers from the file; "
+            f"{self.asked:,} requests answered, {self.kept:,} answers from the file{kept}; "
             f"{self.unread:,} answers were not allowed ones, {self.given_up:,} questions without an "
             f"answer that can be read; {self.input_tokens:,} tokens read, {self.output_tokens:,} "
             f"written{'' if cost is None else f', cost {cost:.4f}'}"
         )
+
+
+def _price(access: Access, read: int, written: int) -> float | None:
+    if access.input_price is None or access.output_price is None:
+        return None
+    return (read * access.input_price + written * access.output_price) / 1e6
 
 
 class Endpoint:
@@ -97,6 +115,7 @@ class Endpoint:
         self.access = access
         self.usage = Usage()
         self.served: set[str] = set()
+        self._counted: set[bytes] = set()
         self._store = AnswerStore(answers or default_answers())
         self._gate = _Gate(access.requests_per_minute)
         self._client: openai.OpenAI | None = None
@@ -137,7 +156,11 @@ class Endpoint:
         keys = [key_of(self.model, self.base_url, c, self.request) for c in conversations]
         known = self._store.read(keys)
         missing = {k: c for k, c in zip(keys, conversations, strict=True) if k not in known}
-        self.usage.kept += len(set(keys)) - len(missing)
+        for key in known.keys() - self._counted:
+            self.usage.kept += 1
+            self.usage.kept_input_tokens += known[key].input_tokens
+            self.usage.kept_output_tokens += known[key].output_tokens
+        self._counted.update(keys)
         if missing:
             self._ask(missing)
             known |= self._store.read(list(missing))

@@ -104,7 +104,7 @@ def train_rater(
             name=name,
             symmetric=symmetric,
         )
-        return Trained(chosen.rater, chosen.score, chosen.facts, chosen.orders)
+        return Trained(chosen.rater, chosen.score, chosen.facts, chosen.held_out)
     if settings.loss not in CLASS_LOSSES:
         return _similarity(
             train, validation, dimensions, settings, arguments, folder, run, seed, name, symmetric

@@ -65,6 +65,17 @@ class Selected:
     facts: Mapping[str, Any]
     seed: int
 
+    def held_out(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """`orders` of the held-out examples, and, of an endpoint, the `usage` of everything that was
+        asked till then, and the names of the models that `served` it.
+        """
+        found = self.orders(examples)
+        model = self.rater.model
+        asked = model.model if isinstance(model, Remembering) else model
+        if isinstance(asked, Endpoint):
+            found |= {"usage": asked.usage.facts(asked.access), "served": sorted(asked.served)}
+        return found
+
     def orders(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Both orders of held-out pairs and their mean, measured alone, and how far they disagree.
 
@@ -148,10 +159,6 @@ def select_prompt(
         "development": len(development),
         "shots": {a.dimension: [shot.answer for shot in shots[a.dimension]] for a in asked},
     }
-    if isinstance(opened, Endpoint):
-        usage = opened.usage
-        found["usage"] = {**dataclasses.asdict(usage), "cost": usage.cost(opened.access)}
-        found["served"] = sorted(opened.served)
     return Selected(raters[best], tried[best]["score"], found, seed)
 
 

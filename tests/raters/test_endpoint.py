@@ -90,6 +90,17 @@ def test_answers_come_in_the_order_of_the_questions_and_are_asked_for_once(
     assert choices(again, asked) == [i % 3 for i in [*range(20), *range(3)]]
     assert server.total == 20 and again.usage.asked == 0 and again.usage.kept == 20
     assert again.usage.cost(again.access) is None and capsys.readouterr().err == ""
+    assert choices(again, asked) and again.usage.kept == 20, "each is counted once"
+    half = endpoint(server, tmp_path, input_price=2.0, output_price=10.0)
+    choices(half, questions(25))
+    choices(half, questions(25))
+    assert (half.usage.asked, half.usage.kept, half.usage.kept_input_tokens) == (5, 20, 2000)
+    facts = half.usage.facts(half.access)
+    assert (facts["cost"], facts["kept_cost"]) == (
+        pytest.approx((500 * 2 + 10 * 10) / 1e6),
+        pytest.approx((2000 * 2 + 40 * 10) / 1e6),
+    )
+    assert "20 answers from the file (which had cost 0.0044);" in capsys.readouterr().err
     for changed in ("model", "base_url", "request"):
         other = endpoint(server, tmp_path)
         new = {"model": "n", "base_url": f"{server.base_url}/", "request": {"temperature": 1}}

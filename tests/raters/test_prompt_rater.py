@@ -441,8 +441,11 @@ def test_the_wording_that_does_best_on_validation_is_taken(
     assert steps["unread"] == 4, "one question without its context, four examples"
     assert steps["macro_f1"] == pytest.approx(6 / 10 / 3)
     assert "wording steps: warmth macro_f1 0.2000, n 11, 4 unread" in capsys.readouterr().out
-    assert limited.facts["development"] == 5 and found.facts["served"] == ["served-model"]
-    assert found.facts["usage"]["given_up"] == 1 and found.facts["usage"]["cost"] is None
+    assert limited.facts["development"] == 5
+    facts = found.held_out(validation)
+    assert facts["served"] == ["served-model"] and facts["usage"]["asked"] == asked
+    assert facts["usage"]["given_up"] == 1 and facts["usage"]["cost"] is None
+    assert facts["usage"]["input_tokens"] == 100 * asked and facts["usage"]["kept"] == 0
 
 
 def test_macro_f1_takes_an_unread_answer_for_a_wrong_one() -> None:

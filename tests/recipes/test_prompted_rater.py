@@ -28,6 +28,8 @@ from tiny_language_models import untrained, write_tokenizer
 
 ASPECTS = ("event", "emotion", "moral", "empathy")
 PAIRS = 60
+GOLDEN_QUESTIONS = 3 * 2 * 2
+"""About the three inputs on the card, in both orders and dimensions, after the training."""
 
 
 def story(number: int, length: int) -> str:
@@ -86,14 +88,19 @@ def rated(pairs: Path, server: Server, tmp_path_factory: pytest.TempPathFactory)
         yield output
 
 
-def test_the_recipe_writes_a_rater_with_orders_wordings_and_evidence(rated: Path) -> None:
+def test_the_recipe_writes_a_rater_with_orders_wordings_and_evidence(
+    rated: Path, server: Server
+) -> None:
     config = RaterConfig.read(rated)
     assert (config.kind, config.settings["item"]) == ("prompt", "stories")
     results = read_json(rated / "results.json")
     (training,) = results["trainings"]
     assert set(training["variants"]) == {"plain", "range"}
     assert training["variant"] in training["variants"] and training["development"] == 5
-    assert training["usage"]["cost"] > 0 and training["served"] == ["served-model"]
+    usage, asked = training["usage"], server.total - GOLDEN_QUESTIONS
+    assert (usage["asked"], usage["kept"], usage["input_tokens"]) == (asked, 0, 100 * asked)
+    assert usage["cost"] == pytest.approx((100 * 1 + 2 * 10) * asked / 1e6)
+    assert training["served"] == ["served-model"]
     held_out = results["split"]["sizes"][0]["test"]
     orders = training["orders"]["empathy"]
     assert orders["n"] == held_out and orders["share_that_differ"] > 0.5
@@ -119,10 +126,14 @@ def test_the_same_command_asks_nothing_again_even_in_another_folder(
     monkeypatch.setenv("XDG_CACHE_HOME", str(rated.parent / "cache"))
     before = server.total
     # 5 pairs in 2 wordings, 12 held out, 3 golden ones; all in 2 orders and 2 dimensions
-    assert before == (5 * 2 + 12 + 3) * 4 and set(server.sent.values()) == {1}
-    assert recipe("rater")(words(pairs, server, tmp_path / "judge")) == 0
+    assert before == (5 * 2 + 12) * 4 + GOLDEN_QUESTIONS and set(server.sent.values()) == {1}
+    prices = ["--input_price", "1", "--output_price", "10"]
+    assert recipe("rater")(words(pairs, server, tmp_path / "judge", *prices)) == 0
     assert server.total == before
-    assert read_json(tmp_path / "judge/results.json")["trainings"][0]["usage"]["asked"] == 0
+    usage = read_json(tmp_path / "judge/results.json")["trainings"][0]["usage"]
+    assert (usage["asked"], usage["kept"]) == (0, before - GOLDEN_QUESTIONS)
+    kept_cost = (100 * 1 + 2 * 10) * usage["kept"] / 1e6
+    assert (usage["cost"], usage["kept_cost"]) == (0, pytest.approx(kept_cost))
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="OPENAI_API_KEY with the key of http"):
         recipe("rater")(words(pairs, server, tmp_path / "other", "--encoder", "another"))

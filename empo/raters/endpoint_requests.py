@@ -5,9 +5,11 @@ The only file that knows the `openai` package.
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -25,6 +27,12 @@ _FILTERED = "content"
 """In the code of a refusal because of what a text says (content_filter, content_policy_violation)."""
 
 
+_OURS = ("model", "messages", "stream", "n")
+"""Fields of a request that are set here."""
+_NOT_OF_THE_MODEL = ("extra_headers", "extra_query", "extra_body", "timeout")
+"""What the client takes beside the fields of a request: it could hold a key, and moves no answer."""
+
+
 @dataclass(frozen=True)
 class Access:
     """How an endpoint is reached; nothing of it moves an answer.
@@ -40,6 +48,35 @@ class Access:
     retries: NonNegativeInt = 6
     input_price: NonNegativeFloat | None = None
     output_price: NonNegativeFloat | None = None
+
+
+def request_problem(names: Iterable[str]) -> str | None:
+    """Why fields of a request cannot be sent; None where they can, or openai is not installed.
+
+    Names only are shown.
+    """
+    try:
+        from openai.resources.chat.completions import Completions
+    except ImportError:
+        return None  # `client_of` says so where something has to be asked
+    taken = (*_OURS, *_NOT_OF_THE_MODEL, "self")
+    known = [name for name in inspect.signature(Completions.create).parameters if name not in taken]
+    found = []
+    for name in names:
+        if name in _OURS:
+            found.append(f"{name} cannot be set here.")
+        elif name in _NOT_OF_THE_MODEL:
+            found.append(
+                f"{name} is refused, since these fields are written into files; a key comes from the "
+                "environment (key_variable), a time from request_timeout."
+            )
+        elif name not in known:
+            near = get_close_matches(name, known, 1)
+            found.append(
+                f"{name} is no field of a chat completion"
+                + (f"; did you mean {near[0]}?" if near else ".")
+            )
+    return f"request: {' '.join(found)}" if found else None
 
 
 def client_of(

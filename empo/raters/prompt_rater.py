@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from empo.raters.asking import REMEDY, Asking
 from empo.raters.chat_models import ChatAnswer, ChatModel, load_local
 from empo.raters.endpoint import Endpoint
-from empo.raters.endpoint_requests import Access
+from empo.raters.endpoint_requests import Access, request_problem
 from empo.raters.endpoint_trust import require_trust
 from empo.raters.folder import MODEL_ACCESS, PROMPTS, RATER_CONFIG, RaterConfig, weights_digest
 from empo.raters.prompt_questions import Fitted, QuestionWriter
@@ -243,7 +243,7 @@ def open_model(
         if facts["kind"] == "endpoint":
             reached = _ACCESS.validate_python(access)
             model = _ENDPOINT.validate_python(dict(facts), strict=True)
-            if problem := url_problem(model["base_url"]):
+            if problem := url_problem(model["base_url"]) or request_problem(model["request"]):
                 raise UserError(f"{where}: {problem}")
             require_trust(model["base_url"], reached.key_variable, where)
             return Endpoint(model["name"], model["base_url"], model["request"], reached)

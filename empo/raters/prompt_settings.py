@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from empo.raters.endpoint_requests import request_problem
 from empo.settings import option
 
 PROMPT = "prompt"
@@ -14,7 +15,6 @@ UNTRAINED = "none"
 """Its loss."""
 NOT_CHAT = ("minilm", "scratch")
 """Encoders that are no chat models."""
-_OURS = ("model", "messages", "stream", "n")
 
 
 @dataclass(kw_only=True)
@@ -93,8 +93,8 @@ class PromptSettings:
             found.append("input_price and output_price belong together; give both.")
         if any(price is not None and price < 0 for price in prices):
             found.append("input_price, output_price: a price is 0 or more.")
-        if ours := [name for name in _OURS if name in self.request]:
-            found.append(f"request: {', '.join(ours)} cannot be set here.")
+        if self.base_url is not None and (problem := request_problem(self.request)):
+            found.append(problem)
         return found
 
 

@@ -237,6 +237,25 @@ def test_a_folder_cannot_choose_where_texts_and_a_key_go(rated: Path, tmp_path: 
         assert server.total == 0
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("request", {"extra_headers": {}}, "model_access.json: request: extra_headers is refused"),
+        ("request", {"temperatur": 0}, "no field of a chat completion; did you mean temperature"),
+    ],
+)
+def test_a_folder_cannot_change_how_an_endpoint_is_reached(
+    field: str, value: Any, expected: str, rated: Path, server: Server, tmp_path: Path
+) -> None:
+    trust(server.base_url, "OPENAI_API_KEY")
+    folder = copied(rated, tmp_path / "judge", server.base_url)
+    prompts = read_json(folder / "prompts.json")
+    prompts["model"][field] = value
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    with pytest.raises(UserError, match=expected):
+        load_rater(folder)
+
+
 def copied(rater: Path, folder: Path, base_url: str) -> Path:
     """The rater at another address, two questions at a time."""
     folder.mkdir()

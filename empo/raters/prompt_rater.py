@@ -243,7 +243,8 @@ def open_model(
         if facts["kind"] == "endpoint":
             reached = _ACCESS.validate_python(access)
             model = _ENDPOINT.validate_python(dict(facts), strict=True)
-            if problem := url_problem(model["base_url"]) or request_problem(model["request"]):
+            problem = url_problem(model["base_url"], reached.key_variable)
+            if problem := problem or request_problem(model["request"]):
                 raise UserError(f"{where}: {problem}")
             require_trust(model["base_url"], reached.key_variable, where)
             return Endpoint(model["name"], model["base_url"], model["request"], reached)

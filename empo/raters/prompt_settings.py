@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
+from ipaddress import ip_address
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -75,7 +76,7 @@ class PromptSettings:
             given = [name for name in ENDPOINT_ONLY if getattr(self, name) != _DEFAULTS[name]]
             if given:
                 found.append(f"{', '.join(given)}: only an endpoint has this; base_url is missing.")
-        elif problem := url_problem(self.base_url):
+        elif problem := url_problem(self.base_url, self.key_variable):
             found.append(problem)
         if self.shots == "zero" and seeds > 1:
             found.append("seeds: without examples nothing is drawn; give one seed.")
@@ -98,15 +99,18 @@ class PromptSettings:
         return found
 
 
-def url_problem(url: str) -> str | None:
-    """Why an address cannot be that of an endpoint; None where it can. Never shows a password."""
+def url_problem(url: str, key_variable: str | None) -> str | None:
+    """Why an address cannot be that of an endpoint; None where it can.
+
+    Never shows a user, password, query or fragment.
+    """
     try:
         parts = urlsplit(url)
         host, user = parts.hostname, parts.username
     except ValueError:
         return "base_url: this is no address. It looks like https://api.openai.com/v1."
     if parts.scheme not in ("http", "https") or not host:
-        shown = repr(url) if "@" not in url else "the address"
+        shown = "the address" if any(mark in url for mark in "@?#") else repr(url)
         return (
             f"base_url: {shown} does not begin with https:// (or http://) and a host. It looks like "
             "https://api.openai.com/v1."
@@ -116,7 +120,26 @@ def url_problem(url: str) -> str | None:
             "base_url: it holds a user or password. Leave them out; a key comes from the environment "
             "(key_variable)."
         )
+    if "?" in url or "#" in url:
+        return (
+            "base_url: it holds a query or a fragment (from ? or # on), and it is written into files. "
+            "Leave them out; a key comes from the environment (key_variable)."
+        )
+    if parts.scheme == "http" and key_variable is not None and not _is_here(host):
+        return (
+            f"base_url: over http anybody between here and {host} could read the key in "
+            f"{key_variable}. Give an address with https://, or set key_variable to null where the "
+            "endpoint wants no key."
+        )
     return None
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine, by its name or loopback address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -316,6 +316,17 @@ def problems(**given: Any) -> str:
         ({"base_url": "ftp://x/v1"}, "does not begin with https://"),
         ({"base_url": "https://"}, "does not begin with https://"),
         ({"base_url": "https://me:secret@host/v1"}, "it holds a user or password"),
+        (
+            {"base_url": "https://host/v1?api_key=secret"},
+            "base_url: it holds a query or a fragment",
+        ),
+        ({"base_url": "https://host/v1#secret"}, "it holds a query or a fragment"),
+        ({"base_url": "http://host/v1"}, "and host could read the key in OPENAI_API_KEY. Give an"),
+        ({"base_url": "http://192.0.2.7:8000/v1"}, "could read the key in OPENAI_API_KEY"),
+        ({"base_url": "http://localhost.example/v1"}, "could read the key in OPENAI_API_KEY"),
+        ({"base_url": "http://host/v1", "key_variable": None}, ""),
+        ({"base_url": "http://127.0.0.1:8000/v1"}, ""),
+        ({"base_url": "http://[::1]:8000/v1"}, ""),
         ({"seeds": [1, 2]}, "without examples nothing is drawn; give one seed"),
         ({"seeds": [1, 2], "shots": "few"}, ""),
         ({"concurrency": 2}, "concurrency: only an endpoint has this; base_url is missing"),
@@ -358,8 +369,9 @@ def test_settings_that_cannot_work_are_told(given: dict[str, Any], expected: str
 
 
 def test_an_address_is_never_shown_with_its_password() -> None:
-    assert "geheim" not in str(url_problem("nothing://anna:geheim@host"))
-    assert "no address" in str(url_problem("http://[bad"))
+    assert "geheim" not in str(url_problem("nothing://anna:geheim@host", None))
+    assert "geheim" not in str(url_problem("host/v1?key=geheim", None))
+    assert "no address" in str(url_problem("http://[bad", None))
 
 
 # --- the wording is chosen, examples are drawn ---

@@ -242,6 +242,8 @@ def test_a_folder_cannot_choose_where_texts_and_a_key_go(rated: Path, tmp_path: 
     [
         ("request", {"extra_headers": {}}, "model_access.json: request: extra_headers is refused"),
         ("request", {"temperatur": 0}, "no field of a chat completion; did you mean temperature"),
+        ("base_url", "https://host/v1?key=x", "model_access.json: base_url: it holds a query"),
+        ("base_url", "http://host/v1", "model_access.json: base_url: over http anybody"),
     ],
 )
 def test_a_folder_cannot_change_how_an_endpoint_is_reached(

@@ -45,8 +45,8 @@ def default_answers() -> Path:
 class Said:
     """What an endpoint answered.
 
-    `well_formed` is false where the body was no chat completion with a text; `text` is then its
-    beginning. `served` names the model as the endpoint itself does; token counts are 0 where it
+    `well_formed` is false where the body was no chat completion with a text (`text` is then its
+    beginning), and where the text was cut off (`finish_reason` length). `served` names the model as the endpoint itself does; token counts are 0 where it
     gives none.
     """
 

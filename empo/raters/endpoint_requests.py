@@ -131,7 +131,8 @@ def said_by(client: openai.OpenAI, body: Mapping[str, Any]) -> Said:
 def _read(body: str) -> Said:
     try:
         reply = decoded(body)
-        message = reply["choices"][0]["message"]
+        choice = reply["choices"][0]
+        message, whole = choice["message"], choice.get("finish_reason") != "length"
         said = message.get("content")
         if said is None:
             said = message.get("refusal") or ""
@@ -145,7 +146,7 @@ def _read(body: str) -> Said:
     served = reply.get("model")
     return Said(
         said,
-        True,
+        whole,
         *(number if isinstance(number, int) else 0 for number in tokens),
         served if isinstance(served, str) else "",
     )

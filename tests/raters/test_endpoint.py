@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai_server import KEY, Server, Trouble
+from openai_server import KEY, Server, Trouble, completion
 
 from empo.process import Stopped
 from empo.raters.answer_store import Said
@@ -138,6 +138,13 @@ def test_whatever_goes_wrong_on_the_way_is_tried_again(
     )
 
 
+def cut_off(text: str) -> Trouble:
+    """A completion that ended for want of tokens."""
+    body = completion(text)
+    body["choices"][0]["finish_reason"] = "length"
+    return Trouble(body=json.dumps(body))
+
+
 @pytest.mark.parametrize(
     ("malformed", "kept"),
     [
@@ -145,9 +152,10 @@ def test_whatever_goes_wrong_on_the_way_is_tried_again(
         (None, ""),
         (Trouble(body="{no json"), "{no json"),
         (Trouble(body='{"choices": []}'), '{"choices": []}'),
+        (cut_off("strong"), "strong"),
         (Trouble(400, body='{"error": {"message": "x", "code": "content_filter"}}'), "refused"),
     ],
-    ids=["a sentence", "no text", "no JSON", "no choices", "refused for its content"],
+    ids=["a sentence", "no text", "no JSON", "no choices", "cut off", "refused for its content"],
 )
 def test_an_answer_that_is_none_is_asked_for_once_more_and_then_flagged(
     malformed: Any,

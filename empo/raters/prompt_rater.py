@@ -31,6 +31,8 @@ from empo.records import UserError, read_object, shown, write_json
 KIND = "prompt"
 _ACCESS = TypeAdapter(Access)
 UNSAVED = "unsaved"
+UNKNOWN = "unknown"
+"""The identity of a hub model whose commit could not be found out."""
 _SETTINGS: dict[str, type] = {"item": str, "turns": int, "max_length": int, "variant": str}
 
 
@@ -269,8 +271,15 @@ def open_model(
             f"{path}: this is another model than the rater was made with (digest {found[:12]}, not "
             f"{identity[:12]}). Restore it, or make the rater again."
         )
-    revision = None if local or identity == "unknown" else identity
-    return load_local(path, revision=revision, dtype=dtype, template=template, device=device)
+    if not local and identity == UNKNOWN:
+        raise UserError(
+            f"{where}: which commit of {path} the rater was made with is not known, so another one "
+            "could answer. Put the model into a folder and make the rater again with that as "
+            "`encoder`, or make it again where the hub can be reached."
+        )
+    return load_local(
+        path, revision=None if local else identity, dtype=dtype, template=template, device=device
+    )
 
 
 def _check(folder: Path, config: RaterConfig) -> None:

@@ -585,6 +585,16 @@ def test_another_or_a_missing_model_is_told(saved: Path, base: Path, tmp_path: P
         load_rater(saved, "cpu")
 
 
+def test_a_hub_model_without_a_commit_is_refused(saved: Path) -> None:
+    prompts = read_json(saved / "prompts.json")
+    prompts["model"]["identity"] = "unknown"
+    write_json(saved / "prompts.json", prompts)
+    write_json(saved / "model_access.json", {"path": "owner/name"})
+    told = "which commit of owner/name the rater was made with is not known.* make the rater again"
+    with pytest.raises(UserError, match=told):
+        load_rater(saved, "cpu")
+
+
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [

@@ -34,6 +34,7 @@ UNSAVED = "unsaved"
 UNKNOWN = "unknown"
 """The identity of a hub model whose commit could not be found out."""
 _SETTINGS: dict[str, type] = {"item": str, "turns": int, "max_length": int, "variant": str}
+_LEAST = {"turns": 0, "max_length": 1}
 
 
 @with_config(extra="forbid")
@@ -283,7 +284,7 @@ def open_model(
 
 
 def _check(folder: Path, config: RaterConfig) -> None:
-    """Raise UserError where a setting that the scores need is missing or of another type."""
+    """Raise UserError where a setting that the scores need is missing or impossible."""
     path = folder / RATER_CONFIG
     for name, expected in _SETTINGS.items():
         value: Any = config.settings.get(name)
@@ -291,5 +292,10 @@ def _check(folder: Path, config: RaterConfig) -> None:
             raise UserError(
                 f"{path}, settings, {name}: {expected.__name__} is expected, not {shown(value)}."
             )
-    if config.settings["item"] not in TEXTS:
-        raise UserError(f"{path}, settings, item: {shown(config.settings['item'])} is unknown.")
+    item = config.settings["item"]
+    if item not in TEXTS:
+        known = " or ".join(TEXTS)
+        raise UserError(f"{path}, settings, item: {shown(item)} is unknown; {known} is expected.")
+    for name, least in _LEAST.items():
+        if (number := config.settings[name]) < least:
+            raise UserError(f"{path}, settings, {name}: {number} is too few; at least {least}.")

@@ -606,8 +606,19 @@ def test_a_hub_model_without_a_commit_is_refused(saved: Path) -> None:
         (
             "rater_config.json",
             {"settings": {"item": "essay", "turns": 1, "max_length": 9, "variant": "v"}},
-            "settings, item: 'essay' is unknown",
+            "settings, item: 'essay' is unknown; response or stories is expected",
         ),
+        *[
+            (
+                "rater_config.json",
+                {
+                    "settings": {"item": "response", "turns": 1, "max_length": 9, "variant": "v"}
+                    | {name: number}
+                },
+                f"settings, {name}: {number} is too few; at least {number + 1}",
+            )
+            for name, number in (("turns", -1), ("max_length", 0))
+        ],
     ],
 )
 def test_a_damaged_folder_is_told(

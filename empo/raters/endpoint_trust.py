@@ -28,18 +28,25 @@ def trust(base_url: str, key_variable: str | None) -> None:
     """Note an endpoint that the user has named. Raises UserError where the file is damaged."""
     known = _known()
     if key_variable not in known.get(base_url, []):
-        write_json(trust_file(), known | {base_url: [*known.get(base_url, []), key_variable]})
+        write_json(trust_file(), _with(known, base_url, key_variable))
 
 
 def require_trust(base_url: str, key_variable: str | None, where: str) -> None:
     """Raise UserError where a file (`where`) names an endpoint that the user has not."""
-    if key_variable not in _known().get(base_url, []):
-        line = json.dumps({base_url: [key_variable]})
+    known = _known()
+    if key_variable not in known.get(base_url, []):
+        whole = json.dumps(_with(known, base_url, key_variable))
         raise UserError(
             f"{where}: this rater sends the texts to {base_url}, with the key in {key_variable}, and "
-            f"you have not named this endpoint here before. If you trust it, write {line} into "
-            f"{trust_file()}."
+            f"you have not named this endpoint here before. If you trust it, let "
+            f"{trust_file()} hold {whole}, which keeps what is there."
         )
+
+
+def _with(
+    known: dict[str, list[str | None]], base_url: str, key_variable: str | None
+) -> dict[str, list[str | None]]:
+    return known | {base_url: [*known.get(base_url, []), key_variable]}
 
 
 def _known() -> dict[str, list[str | None]]:

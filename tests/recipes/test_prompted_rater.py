@@ -218,9 +218,15 @@ def test_a_folder_cannot_choose_where_texts_and_a_key_go(rated: Path, tmp_path: 
         told = rf"{server.base_url}, with the key in OPENAI_API_KEY, and you have not named this"
         with pytest.raises(UserError, match=told):
             load_rater(folder)
-        trust(server.base_url, "OPENAI_API_KEY")
+        trust("https://elsewhere/v1", "OTHER_KEY")
         trust(server.base_url, None)
-        assert read_json(trust_file()) == {server.base_url: ["OPENAI_API_KEY", None]}
+        with pytest.raises(UserError) as told:
+            load_rater(folder)
+        entries = {"https://elsewhere/v1": ["OTHER_KEY"]}
+        entries[server.base_url] = [None, "OPENAI_API_KEY"]
+        assert f"{trust_file()} hold {json.dumps(entries)}, which keeps" in str(told.value)
+        trust(server.base_url, "OPENAI_API_KEY")
+        assert read_json(trust_file()) == entries
         load_rater(folder)
         access = read_json(folder / "model_access.json")
         for key, value, expected in [

@@ -53,7 +53,7 @@ class Instruction:
     def from_facts(cls, facts: Mapping[str, Any], where: str) -> Instruction:
         """The inverse of `facts()`. Raises UserError naming `where` and what is wrong."""
         read = validated(_Saved, dict(facts), where)
-        check_template(read.template, PLACEHOLDERS, where)
+        placeholders_of(read.template, PLACEHOLDERS, where)
         return cls(**{**read.model_dump(), "options": tuple(read.options)})
 
 
@@ -113,7 +113,7 @@ def _instruction(dimension: Dimension, file: _File, where: str) -> Instruction:
     entry = file.dimensions[dimension.name]
     task, domain = entry.task or file.task, entry.domain or file.domain
     options = entry.options or file.options or {}
-    check_template(file.template, PLACEHOLDERS, where)
+    placeholders_of(file.template, PLACEHOLDERS, where)
     if not task.strip():
         raise UserError(f"{where}: the task is missing.")
     levels = dimension.levels or ()
@@ -130,7 +130,7 @@ def _instruction(dimension: Dimension, file: _File, where: str) -> Instruction:
     return Instruction(task.strip(), entry.definition.strip(), domain.strip(), texts, file.template)
 
 
-def check_template(text: str, known: Sequence[str], where: str) -> set[str]:
+def placeholders_of(text: str, known: Sequence[str], where: str) -> set[str]:
     """The placeholders of a template.
 
     Raises UserError naming `where`: braces that do not fit, a placeholder that is not `known`, more

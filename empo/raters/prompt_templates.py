@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from empo.raters.instructions import check_template, load_instructions
+from empo.raters.instructions import load_instructions, placeholders_of
 from empo.rating import Dimension
 from empo.records import UserError, shown
 from empo.settings import load_yaml
@@ -177,7 +177,7 @@ def _wording(item: str, entry: Any, where: str) -> Wording:
     known = (*ASKED, *TEXTS[item])
     used: set[str] = set()
     for part, text in texts.items():
-        used |= check_template(text, known, f"{where}, {part}")
+        used |= placeholders_of(text, known, f"{where}, {part}")
     if missing := [name for name in _NEEDED[item] if name not in used]:
         raise UserError(f"{where}: the placeholder {{{missing[0]}}} is missing.")
     return Wording(**texts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from empo.raters.instructions import check_template
+from empo.raters.instructions import placeholders_of
 from empo.raters.level_table import LevelTable
 from empo.records import UserError, listed, shown
 from empo.settings import load_yaml
@@ -90,7 +90,7 @@ def check_texts(texts: Mapping[Any, Any], where: str) -> None:
             raise UserError(f"{place}: no such family; known are {', '.join(PLACEHOLDERS)}.")
         if not isinstance(text, str):
             raise UserError(f"{place}: a text is expected, not {shown(text)}.")
-        used = check_template(text, PLACEHOLDERS[family], place)
+        used = placeholders_of(text, PLACEHOLDERS[family], place)
         if missing := [name for name in _NEEDED[family] if name not in used]:
             raise UserError(f"{place}: the placeholder {{{missing[0]}}} is missing.")
 

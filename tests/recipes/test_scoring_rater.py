@@ -11,6 +11,7 @@ import pytest
 from tiny_runs import ROOT, recipe
 
 from empo.rate import rate_command
+from empo.raters.collapse import APART
 from empo.raters.folder import RaterConfig
 from empo.raters.settings import RaterSettings
 from empo.records import UserError, read_json, read_jsonl
@@ -58,7 +59,10 @@ def test_the_recipe_writes_the_folder_of_a_rater_with_its_evidence(rater: Path) 
     (training,) = results["trainings"]
     assert training["levels"] == {"emotion_intensity": 4}
     assert training["contrastive_pairs"]["emotion_intensity"]["kept"] == 20
-    assert training["collapse"]["emotion_intensity"]["collapsed"] in (True, False)
+    told = training["collapse"]["emotion_intensity"]
+    assert told["answers"] == ["0", "1", "2", "3"] and len(told["rows"]) == len(told["n"]) >= 2
+    assert [sum(row) for row in told["rows"]] == pytest.approx([1] * len(told["n"]))
+    assert told["collapsed"] is True and told["distance"] < APART, "an epoch teaches it nothing"
     assert not list(rater.rglob("checkpoint-*"))
     card = (rater / "README.md").read_text()
     assert "families" in card and "emotion" in card

@@ -142,8 +142,13 @@ def _shown(name: str) -> str:
 
 
 def _dialogue(pair: RatingInput) -> tuple[Turn, ...]:
-    """All turns of a judged dialogue: its context holds them; else the response is the last."""
-    if any(turn.role == "assistant" for turn in pair.turns):
+    """All turns of a judged dialogue: the context, and the response after it.
+
+    A response that is all that the assistant said in the context stands there already: so are the
+    dialogues of WASSA 2024 read, which judge a person and not a reply.
+    """
+    said = "\n".join(turn.text for turn in pair.turns if turn.role == "assistant")
+    if said and pair.response == said:
         return pair.turns
     return (*pair.turns, Turn("assistant", pair.response))
 

@@ -72,6 +72,17 @@ def test_a_dialogue_is_read_whole_and_its_last_judged_turn_is_played() -> None:
     assert answer == "four"
 
 
+def test_a_reply_to_a_dialogue_is_its_last_turn() -> None:
+    templates = Templates("dialogue", {**SHORT.texts, "standard": "{context}{label}"})
+    own = writer(templates, turns=0)
+    for reply in ("four", "five"):
+        prompt = own.scored(RatingInput(TURNS, reply), TABLE)
+        assert content(prompt.text) == f"A: one\nB: two\nA: three\nB: {reply}\n\nfelt mood"
+        prompt, answer = own.played(RatingInput(TURNS, reply), {"felt_mood": "3"})
+        assert content(prompt.text) == "A: one\nB: two\nA: three\n\nfelt mood 3"
+        assert answer == reply
+
+
 def test_what_is_too_long_is_cut_from_the_left_background_first() -> None:
     long = RatingInput(
         (Turn("user", "job " * 30 + "end"),), "the item", (), "story " * 40 + "close"
@@ -99,7 +110,8 @@ def test_an_essay_longer_than_the_model_loses_its_beginning_and_is_flagged() -> 
 
 def test_a_dialogue_of_which_nothing_is_left_is_no_prompt() -> None:
     templates = Templates("dialogue", {**SHORT.texts, "standard": "{context}{label}"})
-    pair = RatingInput((*TURNS, Turn("assistant", ("great " * 40).strip())), "two")
+    great = ("great " * 40).strip()
+    pair = RatingInput((*TURNS, Turn("assistant", great)), f"two\n{great}")
     cut = writer(templates, max_length=70).scored(pair, TABLE)
     assert cut.context_cut and "great\n\nfelt mood" in cut.text and "A: one" not in cut.text
     assert writer(templates, max_length=44).scored(pair, TABLE) is None

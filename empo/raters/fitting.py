@@ -52,7 +52,7 @@ def fit_pair(
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     first, second = token_counts(tokenizer, [context, response], special=False)
     if cut := response_max_length is not None and second > response_max_length:
-        response = _start_of(tokenizer, response, response_max_length)
+        response = start_of(tokenizer, response, response_max_length)
         second = response_max_length
     if first + second <= room:
         return FittedPair(context, response, response_cut=cut)
@@ -61,13 +61,13 @@ def fit_pair(
         return FittedPair(kept, response, True, cut) if kept else None
     shares = (max(room - second, room // 2), max(room - first, room // 2))
     texts = [
-        _start_of(tokenizer, text, share)
+        start_of(tokenizer, text, share)
         for text, share in ((context, shares[0]), (response, shares[1]))
     ]
     return FittedPair(*texts, first > shares[0], second > shares[1]) if all(texts) else None
 
 
-def _start_of(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
+def start_of(tokenizer: PreTrainedTokenizerBase, text: str, room: int) -> str:
     """The longest beginning of a text, ending on a token, that is at most `room` tokens."""
     ends = [end for _, end in _offsets(tokenizer, text)][: max(0, room)]
     for end in reversed(ends):  # cut text may have more tokens than the piece it was cut from

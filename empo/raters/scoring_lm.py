@@ -57,8 +57,9 @@ class Question:
 class ScoringLM:
     """Levels of every dimension as a language model answers them, in native units.
 
-    `config.dimensions` hold the level tables. NaN where what is scored is blank, does not fit, or an
-    explanation ends in no readable score (`parse_failed`). `n_valid` counts the answers of an input.
+    `config.dimensions` hold the level tables. NaN where what is scored is blank, does not fit (a
+    warning counts these), or an explanation ends in no readable score (`parse_failed`). What is
+    scored is cut only with the setting `cut_item`. `n_valid` counts the answers of an input.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ScoringLM:
             templates,
             config.settings["max_length"],
             config.settings["turns"],
+            config.settings.get("cut_item", False),
         )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.signature = config.signature(weights)
@@ -91,6 +93,7 @@ class ScoringLM:
         codes = np.full(shape, -1)
         failed = np.zeros(shape, bool)
         flags = np.zeros((len(pairs), 2), bool)
+        too_long: set[int] = set()
         explanation = self.config.settings["explanation_tokens"]
         for d, table in enumerate(self.tables):
             if explanation:
@@ -100,6 +103,8 @@ class ScoringLM:
                 )
             else:
                 prompts = self._prompts(pairs, lambda p, t=table: self.prompts.scored(p, t))
+            too_long |= {i for i, prompt in prompts.items() if prompt is None}
+            prompts = {i: prompt for i, prompt in prompts.items() if prompt is not None}
             places = list(prompts)
             texts = [prompts[i].text for i in places]
             if explanation:
@@ -123,7 +128,7 @@ class ScoringLM:
             self.dimensions,
             scores,
             self.signature,
-            warnings=self.warnings,
+            warnings=(*self.warnings, *self._unscored(len(too_long), len(pairs))),
             truncated=flags[:, 0],
             response_truncated=flags[:, 1],
             parse_failed=failed.any(axis=1),
@@ -186,15 +191,22 @@ class ScoringLM:
                 bar.update(len(places))
         return found
 
-    def _prompts(self, pairs: Sequence[RatingInput], ask: Any) -> dict[int, Prompt]:
-        """Prompts by the place of their input, of those that have a text and fit."""
+    def _prompts(self, pairs: Sequence[RatingInput], ask: Any) -> dict[int, Prompt | None]:
+        """Prompts by the place of their input, of those that have a text; None where it is too long."""
         both = self.templates.item == "stories"
-        asked = {
+        return {
             i: ask(pair)
             for i, pair in enumerate(pairs)
             if pair.response.strip() and (not both or pair.prompt.strip())
         }
-        return {i: prompt for i, prompt in asked.items() if prompt is not None}
+
+    def _unscored(self, too_long: int, n: int) -> list[str]:
+        if not too_long:
+            return []
+        return [
+            f"Rater {self.config.name}: {too_long:,} of {n:,} inputs do not fit into "
+            f"{self.prompts.max_length:,} tokens and have no score."
+        ]
 
     def _ready(self) -> None:
         self.model.to(self.device).eval()
@@ -248,6 +260,8 @@ def check_settings(folder: str | Path, config: RaterConfig) -> None:
             )
         if expected is int and value < 0:
             raise UserError(f"{path}, settings, {name}: {shown(value)} is below 0.")
+    if type(cut := config.settings.get("cut_item", False)) is not bool:
+        raise UserError(f"{path}, settings, cut_item: bool is expected, not {shown(cut)}.")
     if (dtype := config.settings.get("dtype", _DTYPES[0])) not in _DTYPES:
         raise UserError(
             f"{path}, settings, dtype: {' or '.join(_DTYPES)} is expected, not {shown(dtype)}."

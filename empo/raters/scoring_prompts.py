@@ -1,7 +1,8 @@
 """Prompts of a scoring language model: templates filled, and cut where they are too long.
 
-What does not fit is cut from the left: of the background, then of the turns before, then of what is
-scored itself. The question and the answer are never cut, and every cut is flagged.
+What does not fit is cut from the left: of the background, then of the turns before, and, only where
+that is allowed, of what is scored itself. Two stories are cut at their ends, the longer one first. The
+question and the answer are never cut, and every cut is flagged.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from empo.dialogues import Turn
-from empo.raters.fitting import end_of, token_counts
+from empo.raters.fitting import end_of, start_of, token_counts
 from empo.raters.level_table import LevelTable
 from empo.raters.scoring_templates import Family, Templates
 from empo.rating import RatingInput
@@ -25,7 +26,10 @@ ANSWER_TOKENS = 32
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt up to where the answer begins; whether context, or what is scored, was cut for it."""
+    """A prompt up to where the answer begins; whether context, or what is scored, was cut for it.
+
+    Of two stories the first counts as the context.
+    """
 
     text: str
     context_cut: bool = False
@@ -36,12 +40,21 @@ class PromptWriter:
     """Fills the templates of one kind of item, in a chat format, for a model of so many tokens.
 
     `max_length` are the tokens of prompt and answer together, `turns` the turns before that a turn
-    is read with (of a dialogue all are).
+    is read with (of a dialogue all are). With `cut_item`, what is scored loses its beginning where
+    it is too long; without, there is no prompt for it. The turns of a dialogue that is judged as a
+    whole, and stories, are always cut.
     """
 
-    def __init__(self, chat: ChatFormat, templates: Templates, max_length: int, turns: int) -> None:
+    def __init__(
+        self,
+        chat: ChatFormat,
+        templates: Templates,
+        max_length: int,
+        turns: int,
+        cut_item: bool = False,
+    ) -> None:
         self.chat, self.templates = chat, templates
-        self.max_length, self.turns = max_length, turns
+        self.max_length, self.turns, self.cut_item = max_length, turns, cut_item
 
     def scored(
         self,
@@ -50,23 +63,22 @@ class PromptWriter:
         family: Family = "standard",
         answer_tokens: int = ANSWER_TOKENS,
     ) -> Prompt | None:
-        """The prompt that asks for one score; None where it does not fit even without its texts."""
-        fixed = _asked(table)
+        """The prompt that asks for one score; None where it does not fit."""
         if self.templates.item == "stories":
             texts = {"first": pair.prompt, "second": pair.response}
-            return self._fitted(
-                family, fixed | {"context": "", "text": ""}, {}, texts, answer_tokens
-            )
+            return self._fitted(family, _asked(table), {}, texts, answer_tokens)
         context, text = self._parts(pair)
-        fixed |= {"first": "", "second": ""}
-        return self._fitted(family, fixed, context, {"text": text}, answer_tokens)
+        return self._fitted(family, _asked(table), {"text": context}, {"text": text}, answer_tokens)
 
     def contrasted(
         self, first: RatingInput, second: RatingInput, table: LevelTable
     ) -> Prompt | None:
-        """The prompt that compares two items, without their background."""
-        texts = {"first": self._alone(first), "second": self._alone(second)}
-        return self._fitted("contrastive", _asked(table), {}, texts, ANSWER_TOKENS)
+        """The prompt that compares two items, without their background; None where it does not fit."""
+        context, texts = {}, {}
+        for name, pair in (("first", first), ("second", second)):
+            before, texts[name] = self._parts(pair)
+            context[name] = {"turns": before["turns"]}
+        return self._fitted("contrastive", _asked(table), context, texts, ANSWER_TOKENS)
 
     def played(self, pair: RatingInput, answers: Mapping[str, str]) -> tuple[Prompt | None, str]:
         """The prompt to write an item that has these scores ({label: answer}), and that item."""
@@ -77,59 +89,85 @@ class PromptWriter:
             last = max(i for i, turn in enumerate(turns) if turn.role == "assistant")
             context["turns"], text = _block(turns[:last]), turns[last].text
         tokens = token_counts(self.chat.tokenizer, [text], special=False)[0] + 1
-        return self._fitted("role_play", {"scores": scores}, context, {}, tokens), text
+        fixed = {"scores": scores}
+        return self._fitted("role_play", fixed, {"text": context}, {}, tokens), text
 
     def _parts(self, pair: RatingInput) -> tuple[dict[str, str], str]:
-        """What stands before an item, in the order in which it is cut, and the item."""
+        """What stands before an item, in the order in which it is cut, and the item.
+
+        A dialogue that is judged as a whole is all context: its beginning may be cut.
+        """
         background = f"A news story:\n{pair.background}\n\n" if pair.background else ""
         if self.templates.item == "dialogue":
-            return {"background": background, "turns": _block(_dialogue(pair))}, ""
+            if _whole(pair):
+                return {"background": background, "turns": _block(pair.turns)}, ""
+            before = _block(pair.turns).removesuffix("\n")
+            reply = _block([Turn("assistant", pair.response)])
+            return {"background": background, "turns": before}, reply
         turns = pair.turns[max(0, len(pair.turns) - self.turns) :] if self.turns else ()
         return {"background": background, "turns": _block(turns)}, pair.response
-
-    def _alone(self, pair: RatingInput) -> str:
-        """An item as one text, without the background."""
-        context, text = self._parts(pair)
-        return f"{context['turns']}{text}".strip()
 
     def _fitted(
         self,
         family: Family,
         fixed: Mapping[str, str],
-        context: Mapping[str, str],
+        context: Mapping[str, Mapping[str, str]],
         texts: Mapping[str, str],
         answer_tokens: int,
     ) -> Prompt | None:
-        """The filled template, the parts of `context` cut one after another, then all of `texts`."""
-        template = self.templates.of(family)
-        context, texts = dict(context), dict(texts)
+        """The filled template, its parts cut one after another where they are too long.
+
+        `context` are the parts before every one of `texts`. Those of two items lose alike.
+        """
+        stories = self.templates.item == "stories"
+        parts = {(name, of): text for of, ps in context.items() for name, text in ps.items()}
+        parts |= {("text", of): text for of, text in texts.items()}
+        uncut = dict(parts)
         room = self.max_length - answer_tokens
 
         def filled() -> tuple[str, int]:
-            values = {"context": "".join(context.values())} | dict(fixed) | texts
-            content = template.format(**values)
+            values = self._values(family, fixed, parts)
+            content = self.templates.of(family).format(**values)
             text = self.chat.render([{"role": "user", "content": content}], generation_prompt=True)
             text = text.removeprefix(self.chat.tokenizer.bos_token or "")
             return text, token_counts(self.chat.tokenizer, [text])[0]
 
         text, length = filled()
-        cut = {"context": False, "item": False}
-        steps: list[tuple[str, dict[str, str], Sequence[str]]]
-        steps = [("context", context, [name]) for name in context]
-        steps.append(("item", texts, list(texts)))
-        for kind, parts, names in steps:
-            while length > room and any(parts[name] for name in names):
-                cut[kind] = True
-                counts = token_counts(self.chat.tokenizer, [parts[n] for n in names], special=False)
-                size, name = max(zip(counts, names, strict=True))  # two alike texts lose alike
-                step = max(1, (length - room) // len(names))
-                parts[name] = end_of(self.chat.tokenizer, parts[name], size - step)
+        shortened = start_of if stories else end_of
+        for kind in ("background", "turns", "text"):
+            if kind == "text" and not (stories or self.cut_item):
+                break
+            keys = [key for key in parts if key[0] == kind]
+            while length > room and any(parts[key] for key in keys):
+                counts = token_counts(self.chat.tokenizer, [parts[k] for k in keys], special=False)
+                (size, longest), *others = sorted(zip(counts, keys, strict=True), reverse=True)
+                gap = size - others[0][0] if others else length
+                step = max(1, min(length - room, gap + (max(0, length - room - gap) + 1) // 2))
+                parts[longest] = shortened(self.chat.tokenizer, parts[longest], size - step)
                 text, length = filled()
-        lost = cut["item"] and not any(texts.values())
-        lost |= self.templates.item == "dialogue" and cut["context"] and not context.get("turns")
+        cut = {key for key in parts if parts[key] != uncut[key]}
+        lost = any(_joined(uncut, of) and not _joined(parts, of) for of in texts) or any(
+            key in cut and not parts[key] for key in parts if key[0] == "text"
+        )
         if length > room or lost:
             return None
-        return Prompt(text, cut["context"], cut["item"])
+        if stories:
+            return Prompt(text, ("text", "first") in cut, ("text", "second") in cut)
+        return Prompt(text, any(k != "text" for k, _ in cut), any(k == "text" for k, _ in cut))
+
+    def _values(
+        self, family: Family, fixed: Mapping[str, str], parts: Mapping[tuple[str, str], str]
+    ) -> dict[str, str]:
+        """What stands in the placeholders of a template."""
+        both = family == "contrastive" or self.templates.item == "stories"
+        if both:
+            items = {of: _joined(parts, of).strip() for of in ("first", "second")}
+            return {"context": "", "text": "", **items, **fixed}
+        text = parts.get(("text", "text"), "")
+        context = "".join(parts[key] for key in parts if key[0] != "text")
+        if self.templates.item == "dialogue":  # its reply is a line of it
+            context, text = context + text, ""
+        return {"context": context, "text": text, "first": "", "second": "", **fixed}
 
 
 def _asked(table: LevelTable) -> dict[str, str]:
@@ -141,16 +179,23 @@ def _shown(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _dialogue(pair: RatingInput) -> tuple[Turn, ...]:
-    """All turns of a judged dialogue: the context, and the response after it.
+def _whole(pair: RatingInput) -> bool:
+    """Whether the context of a judged dialogue is all of it, and its response what one person said.
 
-    A response that is all that the assistant said in the context stands there already: so are the
-    dialogues of WASSA 2024 read, which judge a person and not a reply.
+    So are the dialogues of WASSA 2024 read, which judge a person and not a reply.
     """
     said = "\n".join(turn.text for turn in pair.turns if turn.role == "assistant")
-    if said and pair.response == said:
-        return pair.turns
-    return (*pair.turns, Turn("assistant", pair.response))
+    return bool(said) and pair.response == said
+
+
+def _dialogue(pair: RatingInput) -> tuple[Turn, ...]:
+    """All turns of a judged dialogue."""
+    return pair.turns if _whole(pair) else (*pair.turns, Turn("assistant", pair.response))
+
+
+def _joined(parts: Mapping[tuple[str, str], str], of: str) -> str:
+    """What stands before an item, and the item."""
+    return "".join(text for (_, item), text in parts.items() if item == of)
 
 
 def _block(turns: Sequence[Turn]) -> str:

@@ -30,6 +30,11 @@ class ScoringSettings:
         help="scoring_lm: what it learns: standard, role_play, contrastive; stories also explained "
         "(an explanation, then the score)",
     )
+    cut_item: bool = option(
+        False,
+        help="scoring_lm: cut the beginning of what is scored where it is too long, instead of giving "
+        "no score (stories lose their ends in any case)",
+    )
     templates: str | None = option(None, help="scoring_lm: YAML file that replaces templates")
     chat_template: str | None = option(
         None, help="scoring_lm, prompt: zephyr or a .jinja file (default: the model's own)"

@@ -111,7 +111,7 @@ def train_scoring_lm(
         raise UserError(
             f"max_length: {settings.max_length} is more than the {limit} tokens that the model can read."
         )
-    writer = PromptWriter(chat, templates, settings.max_length, settings.turns)
+    writer = PromptWriter(chat, templates, settings.max_length, settings.turns, settings.cut_item)
     rows, drawn = _training_rows(train, tables, settings, writer, seed)
     judged = Rows(writer)
     _scored_rows(judged, validation, tables, settings)
@@ -132,6 +132,7 @@ def train_scoring_lm(
         "item": settings.item,
         "turns": settings.turns,
         "max_length": settings.max_length,
+        "cut_item": settings.cut_item,
         "as_values": stories,
         "explanation_tokens": settings.max_explanation if "explained" in settings.families else 0,
         "dtype": settings.dtype,

@@ -31,8 +31,10 @@ TURNS = (Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
 PAIR = RatingInput(TURNS, "four", (), "a story")
 
 
-def writer(templates: Templates = SHORT, max_length: int = 300, turns: int = 2) -> PromptWriter:
-    return PromptWriter(CHAT, templates, max_length, turns)
+def writer(
+    templates: Templates = SHORT, max_length: int = 300, turns: int = 2, cut_item: bool = False
+) -> PromptWriter:
+    return PromptWriter(CHAT, templates, max_length, turns, cut_item)
 
 
 def content(text: str) -> str:
@@ -100,12 +102,40 @@ def test_what_is_too_long_is_cut_from_the_left_background_first() -> None:
     assert "end\n\n[the item] felt mood 0-5" in tight.text
 
 
-def test_an_essay_longer_than_the_model_loses_its_beginning_and_is_flagged() -> None:
+def test_what_is_scored_is_only_cut_where_that_is_allowed_and_flagged() -> None:
     essay = RatingInput("", " ".join(f"awful{i}" for i in range(100)))
-    cut = writer(max_length=120).scored(essay, TABLE)
+    assert writer(max_length=120).scored(essay, TABLE) is None
+    cut = writer(max_length=120, cut_item=True).scored(essay, TABLE)
     assert cut.item_cut and not cut.context_cut
     assert "awful99] felt mood 0-5" in cut.text and "awful0 " not in cut.text
-    assert writer(max_length=40).scored(essay, TABLE) is None
+    assert writer(max_length=40, cut_item=True).scored(essay, TABLE) is None
+
+
+def test_the_reply_to_a_dialogue_is_only_cut_where_that_is_allowed() -> None:
+    templates = Templates("dialogue", {**SHORT.texts, "standard": "{context}{label}"})
+    own = RatingInput(TURNS, "begin " + "job " * 60 + "end")
+    assert writer(templates, max_length=120).scored(own, TABLE) is None
+    cut = writer(templates, max_length=120, cut_item=True).scored(own, TABLE)
+    assert cut.item_cut and cut.context_cut and "begin" not in cut.text
+    assert "job end\n\nfelt mood" in cut.text
+    short = RatingInput((Turn("user", "begin " + "job " * 60 + "end"),), "whole reply")
+    kept = writer(templates, max_length=120).scored(short, TABLE)
+    assert kept.context_cut and not kept.item_cut and "begin" not in kept.text
+    assert "job end\nB: whole reply\n\nfelt mood" in kept.text
+
+
+def test_of_two_stories_the_ends_are_cut_the_longer_one_first() -> None:
+    templates = Templates("stories", {"standard": "[{first}] [{second}] {label}"})
+    long, short = "first " + "job " * 60 + "close", "day " * 20 + "end"
+    cut = writer(templates, max_length=150).scored(RatingInput(long, short), TABLE)
+    assert cut.context_cut and not cut.item_cut
+    assert "[first job " in cut.text and "close" not in cut.text and f"[{short}]" in cut.text
+    cut = writer(templates, max_length=150).scored(RatingInput(short, long), TABLE)
+    assert cut.item_cut and not cut.context_cut and "close" not in cut.text
+    cut = writer(templates, max_length=150).scored(RatingInput(long, long), TABLE)
+    assert cut.context_cut and cut.item_cut
+    first, second = (part.count("job") for part in cut.text.split("] ["))
+    assert abs(first - second) <= 2 and "close" not in cut.text
 
 
 def test_a_dialogue_of_which_nothing_is_left_is_no_prompt() -> None:
@@ -119,10 +149,20 @@ def test_a_dialogue_of_which_nothing_is_left_is_no_prompt() -> None:
 
 def test_two_items_lose_alike() -> None:
     first, second = (RatingInput("", f"{word} " * 60 + "end") for word in ("job", "day"))
-    prompt = writer(max_length=140).contrasted(first, second, TABLE)
-    assert prompt.item_cut
+    assert writer(max_length=140).contrasted(first, second, TABLE) is None
+    prompt = writer(max_length=140, cut_item=True).contrasted(first, second, TABLE)
+    assert prompt.item_cut and not prompt.context_cut
     assert abs(prompt.text.count("job") - prompt.text.count("day")) <= 2
     assert prompt.text.count("end") == 2
+
+
+def test_two_items_lose_what_stands_before_them_first() -> None:
+    first, second = (
+        RatingInput(f"early {'fine ' * 40}{word}", f"the {word}") for word in ("job", "day")
+    )
+    prompt = writer(max_length=120).contrasted(first, second, TABLE)
+    assert prompt.context_cut and not prompt.item_cut and "early" not in prompt.text
+    assert "fine job\n\nthe job] [" in prompt.text and "fine day\n\nthe day]" in prompt.text
 
 
 def test_a_control_token_in_a_text_is_no_control_token() -> None:

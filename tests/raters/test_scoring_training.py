@@ -175,6 +175,7 @@ def test_a_damaged_folder_is_refused(
     config = read_json(tmp_path / "rater_config.json")
     for path, value, message in (
         (("settings", "turns"), "1", "settings, turns: int is expected, not '1'"),
+        (("settings", "cut_item"), 1, "settings, cut_item: bool is expected, not 1"),
         (("settings", "anchors"), {"per": 1}, "the anchors cannot be read"),
     ):
         damaged = {**config, path[0]: {**config[path[0]], path[1]: value}}
@@ -207,7 +208,7 @@ def test_a_row_without_room_is_counted_and_an_essay_is_cut_never_its_answer(
 ) -> None:
     chat = learnt[0].base.prompts.chat
     table = LevelTable("mood", LEVELS)
-    short = PromptWriter(chat, learnt[0].base.templates, 60, 0)
+    short = PromptWriter(chat, learnt[0].base.templates, 60, 0, cut_item=True)
     rows = Rows(short)
     long = RatingInput("", "the day was " * 40 + "great")
     rows.add("standard", short.scored(long, table), "3")

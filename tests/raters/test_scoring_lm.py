@@ -1,0 +1,47 @@
+"""An untrained scoring language model: what its answers become, and what gets none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_language_models import untrained, write_tokenizer
+
+from empo.raters.scoring_lm import ScoringLM, scoring_config
+from empo.raters.scoring_templates import Templates
+from empo.rating import Dimension, RatingInput
+
+TOKENIZER = write_tokenizer()
+MODEL = untrained(TOKENIZER)
+LEVELS = (0.0, 1.5, 4.0)
+MOOD = Dimension("mood", 0.0, 5.0, "interval", LEVELS)
+SHORT = {"standard": "{context}[{text}] {label}?", "contrastive": "{first} {second} {label}?"}
+PAIRS = [
+    RatingInput("", "a fine day"),
+    RatingInput("", " "),
+    RatingInput("", "awful " * 60 + "day"),
+]
+
+
+def rater(item: str = "response", dimension: Dimension = MOOD, **changed: Any) -> ScoringLM:
+    own = {"item": item, "turns": 1, "max_length": 90, "explanation_tokens": 0, "as_values": False}
+    config = scoring_config("tiny", [dimension], own | changed)
+    templates = Templates(item, SHORT | {"explained": "{first} {second} {label}?"})
+    return ScoringLM(MODEL, TOKENIZER, config, templates, device="cpu")
+
+
+def test_a_response_that_does_not_fit_has_no_score_unless_it_may_be_cut() -> None:
+    found = rater().score(PAIRS)
+    assert np.isfinite(found.scores[:, 0]).tolist() == [True, False, False]
+    assert found.n_valid.tolist() == [1, 0, 0] and not found.response_truncated.any()
+    assert found.warnings[-1] == (
+        "Rater tiny: 1 of 3 inputs do not fit into 90 tokens and have no score."
+    )
+    cut = rater(cut_item=True).score(PAIRS)
+    assert np.isfinite(cut.scores[:, 0]).tolist() == [True, False, True]
+    assert cut.response_truncated.tolist() == [False, False, True]
+    assert not any("do not fit" in warning for warning in cut.warnings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ from empo.records import UserError, read_json, write_json
 KIND = "calibrated"
 ANCHORS = "anchors.json"
 """File of a rater folder with the training items that others are compared with."""
+
+TELLING = 5
+"""Words from which on a turn tells a dialogue; "How are you?" stands in many."""
+_WORD = re.compile(r"\w+")
 
 
 class ComparingRater(Rater, Protocol):
@@ -61,11 +66,13 @@ class Anchors:
 class CalibratedRater:
     """A base rater's comparisons of an item with anchors of every level, averaged.
 
-    Anchors never come from the item's own dialogue: a group that holds the same response, or one
-    that `score` is told. What is drawn depends on seed, item and dimension alone. `n_valid` are the
+    Anchors never come from the item's own dialogue: a group that has the same response, or a text of
+    at least `TELLING` words that stands in the item's response or in a turn before it (case, spaces
+    and punctuation do not count). What is drawn depends on seed, item and dimension alone. `n_valid` are the
     answers behind the dimension with the fewest; an item without a valid answer in a dimension keeps
     the base rater's score there and is flagged `parse_failed`. `counts` add up what was asked, what
-    was valid, and how many scores were kept (`fallback`); ratings that lost answers say so.
+    was valid, how many scores were kept (`fallback`), and the levels of an item that had no anchor
+    outside its dialogue (`no anchor`); ratings that lost answers or levels say so.
     """
 
     def __init__(
@@ -93,7 +100,8 @@ class CalibratedRater:
             self._by_level.append(dict(sorted(found.items())))
         self._groups: defaultdict[str, set[str]] = defaultdict(set)
         for example in anchors.pool:
-            self._groups[example.input.response].add(example.group)
+            for text in _told(example.input):
+                self._groups[text].add(example.group)
 
     @classmethod
     def of(cls, base: ScoringLM, pool: Sequence[Example], **how: Any) -> CalibratedRater:
@@ -119,23 +127,20 @@ class CalibratedRater:
             config=config,
         )
 
-    def score(
-        self,
-        pairs: Sequence[RatingInput],
-        *,
-        batch_size: int = 32,
-        groups: Sequence[str] | None = None,
-    ) -> Ratings:
-        """Ratings of the pairs, in their order; `groups` are those of the pairs, where known."""
+    def score(self, pairs: Sequence[RatingInput], *, batch_size: int = 32) -> Ratings:
+        """Ratings of the pairs, in their order."""
         standard = self.base.score(pairs, batch_size=batch_size)
         questions: list[Question] = []
         asked: list[tuple[int, int, float, bool]] = []  # item, dimension, level, item comes first
+        lacking = 0
         for i, pair in enumerate(pairs):
             if not np.isfinite(standard.scores[i]).any():
                 continue  # blank, or too long
-            own = self._groups.get(pair.response, set()) | ({groups[i]} if groups else set())
+            own = set().union(*(self._groups.get(text, set()) for text in _told(pair)))
             for d in range(len(self.dimensions)):
-                for level, anchor, first in self._drawn(pair, d, own):
+                drawn = self._drawn(pair, d, own)
+                lacking += len(self._by_level[d]) - len({level for level, _, _ in drawn})
+                for level, anchor, first in drawn:
                     pieces = (pair, anchor.input) if first else (anchor.input, pair)
                     questions.append(Question(*pieces, d))
                     asked.append((i, d, level, first))
@@ -154,6 +159,7 @@ class CalibratedRater:
         scored = np.isfinite(standard.scores)
         fallback = scored & (valid == 0)
         found = {"asked": len(asked), "valid": int(valid.sum()), "fallback": int(fallback.sum())}
+        found["no anchor"] = lacking
         self.counts.update(found)
         return Ratings.of(
             self.dimensions,
@@ -171,13 +177,19 @@ class CalibratedRater:
         )
 
     def _lost(self, found: dict[str, int], scores: int) -> list[str]:
-        if found["valid"] == found["asked"]:
-            return []
-        return [
-            f"Rater {self.name}: of {found['asked']:,} comparisons with anchors {found['valid']:,} "
-            f"gave a readable answer; {found['fallback']:,} of {scores:,} scores had none and are "
-            "those without calibration."
-        ]
+        lost = []
+        if found["valid"] < found["asked"]:
+            lost.append(
+                f"Rater {self.name}: of {found['asked']:,} comparisons with anchors {found['valid']:,} "
+                f"gave a readable answer; {found['fallback']:,} of {scores:,} scores had none and are "
+                "those without calibration."
+            )
+        if found["no anchor"]:
+            lost.append(
+                f"Rater {self.name}: {found['no anchor']:,} times a level had no anchor outside the "
+                f"item's own dialogue and was left out of the average; {scores:,} scores."
+            )
+        return lost
 
     def _drawn(self, pair: RatingInput, d: int, own: set[str]) -> list[tuple[float, Example, bool]]:
         """Level, anchor, and whether the item comes first, of every comparison."""
@@ -228,6 +240,16 @@ class CalibratedRater:
             return cls._with(base, anchors, config, weights_digest(folder))
         except UserError as error:
             raise UserError(f"{Path(folder) / ANCHORS}: {error}") from None
+
+
+def _told(pair: RatingInput) -> set[str]:
+    """What tells the dialogue of an item: its response, marked, and its longer texts, normalised."""
+    response, *before = (
+        " ".join(_WORD.findall(text.casefold())) or text.strip()  # an emoji alone
+        for text in (pair.response, *(turn.text for turn in pair.turns))
+    )
+    longer = {text for text in (response, *before) if len(text.split()) >= TELLING}
+    return longer | {f"response: {response}"}
 
 
 def _facts(example: Example, dimensions: Sequence[Dimension]) -> dict[str, Any]:

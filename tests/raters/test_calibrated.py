@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from empo.corpora.labelled import Example
+from empo.dialogues import Turn
 from empo.raters.calibrated import Anchors, CalibratedRater
 from empo.raters.scoring_lm import Question
 from empo.rating import Dimension, RatingInput, Ratings
@@ -65,11 +66,38 @@ def test_one_anchor_per_level_of_another_group() -> None:
             assert "g2" not in {groups[other] for other in others}  # its own dialogue
 
 
-def test_the_group_can_be_told() -> None:
-    base = Base(lambda question: (1.0, 1.0))
-    calibrated(base, per_level=4).score([ITEMS[0]], groups=["g5"])
-    asked = {text for q in base.asked for text in (q.first.response, q.second.response)}
-    assert len(asked) == 1 + 10 and not {"text 10", "text 11"} & asked
+def test_a_turn_that_two_items_share_tells_that_they_are_of_one_dialogue() -> None:
+    opening = "I have lost my job this week."
+    talk = (Turn("user", opening), Turn("assistant", "Oh."))
+    pool = [
+        *POOL,
+        Example("first", "talk", RatingInput("", opening), {"mood": 0.0}),
+        Example("later", "talk", RatingInput(talk, "Hm."), {"mood": 1.0}),
+        Example("short", "other", RatingInput("Oh.", "Well."), {"mood": 4.0}),
+    ]
+    told = {"Hm.", opening}
+    for item, kept in (
+        (RatingInput("", "i have lost my job,  this week"), set()),
+        (RatingInput(talk[:1], "No!"), set()),
+        (RatingInput("Oh.", "No!"), told),  # too short to tell a dialogue
+        (RatingInput("", "hm"), set()),
+    ):
+        base = Base(lambda question: (1.0, 1.0))
+        calibrated(base, pool, per_level=9).score([item])
+        asked = {(q.second if q.first == item else q.first).response for q in base.asked}
+        assert asked & told == kept, item
+        assert "Well." in asked
+
+
+def test_a_level_that_only_the_own_dialogue_has_is_counted() -> None:
+    pool = [*POOL, Example("only", "own", RatingInput("", "Oh my."), {"mood": 3.0})]
+    rater = calibrated(Base(lambda question: (1.0, 1.0)), pool)
+    found = rater.score([RatingInput("", "oh my"), ITEMS[0]])
+    assert rater.counts["no anchor"] == 1 and rater.counts["asked"] == 3 + 4
+    assert found.warnings[-1] == (
+        "Rater test: 1 times a level had no anchor outside the item's own dialogue and was left out of "
+        "the average; 2 scores."
+    )
 
 
 def test_the_item_s_own_score_is_read_wherever_it_stands() -> None:
@@ -122,7 +150,7 @@ def test_without_a_valid_answer_the_standard_score_stays_and_is_flagged() -> Non
     assert found.scores[:3, 0].tolist() == [1.0, 4.0, 1.0] and np.isnan(found.scores[3, 0])
     assert found.parse_failed.tolist() == [False, True, False, False]
     assert found.n_valid.tolist() == [6, 0, 6, 0]
-    assert rater.counts == {"asked": 18, "valid": 12, "fallback": 1}
+    assert rater.counts == {"asked": 18, "valid": 12, "fallback": 1, "no anchor": 0}
     assert found.warnings == (
         "it is only a test.",
         "Rater test: of 18 comparisons with anchors 12 gave a readable answer; 1 of 3 scores had none "

@@ -1,12 +1,14 @@
 """Whether a model that answers with a score has learnt more than how often each score occurs.
 
-The distribution over the answers, at the first position of the answer, is averaged per gold class.
+The distribution over the answers, by the likelihood of each as a whole, is averaged per gold class.
 Where all classes get the same row, the model has learnt the prior (Manzoor et al. 2024 show it for
 scores of story pairs).
 """
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,16 +27,21 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05
 APART = 0.05
-"""Two rows nearer than this (total variation, 0..1) are one row for any use."""
+"""Rows nearer than this (total variation, 0..1) are one row for any use."""
+ENOUGH = 5
+"""Examples of a gold class from which on its row counts in the distance."""
+DIAGNOSED = 500
+"""Examples that a rater is asked about, drawn by the seed."""
 
 
 @dataclass(frozen=True)
 class Collapse:
     """Rows P(answer | gold class), shape (classes, A), beside the classes' prior, shape (classes,).
 
-    `distance` is the largest total variation between two rows, 0..1; `p` the share of random
+    `distance` is the total variation between two rows, 0..1, averaged over pairs of classes with at
+    least `ENOUGH` examples, a pair weighed by the product of its counts; `p` the share of random
     assignments of gold classes whose rows lie as far apart (a permutation test of the weighted
-    squared distances from the mean row).
+    squared distances from the mean row, over whole groups).
     """
 
     answers: tuple[str, ...]
@@ -77,7 +84,7 @@ class Collapse:
                 self.classes, self.counts, self.prior, self.rows, strict=True
             )
         ]
-        measured = f"largest distance of two rows {self.distance:.3f}, p {self.p:.4f}"
+        measured = f"mean distance of two rows {self.distance:.3f}, p {self.p:.4f}"
         verdict = (
             f"The rows do not depend on the gold class ({measured}): the model has learnt how often "
             "scores occur, not what they mean. Do not use its scores."
@@ -94,52 +101,69 @@ def collapse(
     gold: Sequence[float],
     answers: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     batch_size: int = 16,
     seed: int = 0,
     permutations: int = 2_000,
 ) -> Collapse:
     """The diagnostic for prompts that end where the answer begins.
 
-    `answers` are the first tokens of the allowed answers, say 1, 2, 3, 4. Raises UserError with one
-    gold class only, or where two answers begin with one token.
+    `answers` are all allowed answers, none the beginning of another. Raises UserError as
+    `collapse_of`.
     """
-    firsts = [tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in answers]
-    if len(set(firsts)) < len(firsts):
-        raise UserError(
-            f"answers {', '.join(answers)}: two begin with one token. Give what tells them apart."
-        )
-    table = answer_log_probs(
-        model, tokenizer, prompts, tokenizer.batch_decode([[t] for t in firsts]), batch_size
-    )
-    return collapse_of(softmax(table, axis=1), gold, answers, seed=seed, permutations=permutations)
+    table = softmax(answer_log_probs(model, tokenizer, prompts, answers, batch_size), axis=1)
+    return collapse_of(table, gold, answers, groups=groups, seed=seed, permutations=permutations)
 
 
 def collapse_of_rater(
     rater: ScoringLM, examples: Sequence[Example], *, seed: int = 0
-) -> dict[str, Collapse]:
+) -> dict[str, Collapse | str]:
     """The diagnostic for every dimension of a rater that answers with the score alone.
 
-    Answers that begin with one token are one class (2.0 and 2.5). A dimension whose answers all
-    begin alike, or whose gold has one class, is left out.
+    At most `DIAGNOSED` examples are asked about. Levels with fewer than `ENOUGH` of them are joined
+    with the levels above them ("00-03"), the last ones with those below. A dimension that this
+    leaves with one class has the reason why it was not measured.
     """
-    found = {}
+    if len(examples) > DIAGNOSED:
+        examples = random.Random(seed).sample(list(examples), DIAGNOSED)
+    found: dict[str, Collapse | str] = {}
     for table in rater.tables:
-        firsts = rater.tokenizer(list(table.answers), add_special_tokens=False).input_ids
-        tokens = [ids[0] for ids in firsts]
-        names = [rater.tokenizer.decode([token]) for token in dict.fromkeys(tokens)]
-        prompts, gold = [], []
+        prompts, gold, groups = [], [], []
         for example in examples:
             prompt = rater.prompts.scored(example.input, table)
             if prompt is not None and table.name in example.labels:
-                code = table.nearest(example.labels[table.name])
                 prompts.append(prompt.text)
-                gold.append(list(dict.fromkeys(tokens)).index(tokens[code]))
-        if len(set(gold)) < 2:
+                gold.append(table.nearest(example.labels[table.name]))
+                groups.append(example.group)
+        joined, names = _joined(gold, table.answers)
+        if len(names) < 2:
+            found[table.name] = (
+                f"{len(gold)} examples with a label make fewer than two gold classes of {ENOUGH}."
+            )
             continue
-        values = [names[code] for code in sorted(set(gold))]
-        measured = collapse(rater.model, rater.tokenizer, prompts, gold, names, seed=seed)
-        found[table.name] = replace(measured, classes=tuple(values))
+        measured = collapse(
+            rater.model, rater.tokenizer, prompts, joined, table.answers, groups=groups, seed=seed
+        )
+        found[table.name] = replace(measured, classes=tuple(names))
     return found
+
+
+def _joined(gold: Sequence[int], answers: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Levels joined with their neighbours until each class is large enough: classes and names."""
+    counts = np.bincount(gold, minlength=len(answers))
+    classes: list[list[int]] = [[]]
+    for level in np.flatnonzero(counts):
+        if counts[classes[-1]].sum() >= ENOUGH:
+            classes.append([])
+        classes[-1].append(int(level))
+    if len(classes) > 1 and counts[classes[-1]].sum() < ENOUGH:
+        last = classes.pop()
+        classes[-1] += last
+    if counts[classes[0]].sum() < ENOUGH:
+        return [0] * len(gold), []
+    of = {level: c for c, levels in enumerate(classes) for level in levels}
+    names = ["-".join(dict.fromkeys((answers[ls[0]], answers[ls[-1]]))) for ls in classes]
+    return [of[level] for level in gold], names
 
 
 def collapse_of(
@@ -147,27 +171,49 @@ def collapse_of(
     gold: Sequence[float],
     answers: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     seed: int = 0,
     permutations: int = 2_000,
 ) -> Collapse:
-    """The diagnostic for distributions over the answers, shape (n, A), and gold classes (n,)."""
+    """The diagnostic for distributions over the answers, shape (n, A), and gold classes (n,).
+
+    Labels of one group depend on each other, and so do its distributions: the permutation gives every
+    group the labels of another, repeated or cut to its size. Without `groups` every example is one.
+
+    Raises UserError with fewer than two gold classes of `ENOUGH` examples.
+    """
     classes, codes = np.unique(np.asarray(gold, dtype=float), return_inverse=True)
-    if len(classes) < 2:
-        raise UserError("the collapse diagnostic needs two gold classes or more.")
-    counts = np.bincount(codes)
-
-    def rows_of(assigned: np.ndarray) -> np.ndarray:
-        return (np.eye(len(classes))[assigned].T @ probabilities) / counts[:, None]
-
-    def spread(rows: np.ndarray) -> float:
-        return float(counts @ ((rows - probabilities.mean(axis=0)) ** 2).sum(axis=1))
-
-    rows = rows_of(codes)
-    rng = np.random.default_rng(seed)
-    found = spread(rows)
-    as_far = sum(
-        spread(rows_of(rng.permutation(codes))) >= found - 1e-15 for _ in range(permutations)
+    counts = np.bincount(codes, minlength=len(classes))
+    if (counts >= ENOUGH).sum() < 2:
+        raise UserError(
+            f"the collapse diagnostic needs two gold classes or more with {ENOUGH} examples each."
+        )
+    _, of = np.unique(
+        np.arange(len(codes)) if groups is None else np.asarray(groups), return_inverse=True
     )
-    distance = max(np.abs(a - b).sum() / 2 for a in rows for b in rows)
+    order = np.argsort(of, kind="stable")
+    of, ordered = of[order], codes[order]
+    sizes = np.bincount(of)
+    begin = np.cumsum(sizes) - sizes
+    place = np.arange(len(of)) - begin[of]
+    centred = (probabilities - probabilities.mean(axis=0))[order]
+
+    def spread(assigned: np.ndarray) -> float:
+        sums = np.eye(len(classes))[assigned].T @ centred
+        n = np.bincount(assigned, minlength=len(classes))
+        return float(((sums**2).sum(axis=1) / np.maximum(n, 1)).sum())
+
+    rng = np.random.default_rng(seed)
+    found = spread(ordered)
+    as_far = 0
+    for _ in range(permutations):
+        given = rng.permutation(len(sizes))[of]
+        as_far += spread(ordered[begin[given] + place % sizes[given]]) >= found - 1e-15
+    rows = (np.eye(len(classes))[codes].T @ probabilities) / counts[:, None]
+    pairs = list(itertools.combinations(np.flatnonzero(counts >= ENOUGH), 2))
+    distance = np.average(
+        [np.abs(rows[a] - rows[b]).sum() / 2 for a, b in pairs],
+        weights=[counts[a] * counts[b] for a, b in pairs],
+    )
     p = (1 + as_far) / (1 + permutations)
     return Collapse(tuple(answers), tuple(classes.tolist()), counts, rows, float(distance), p)

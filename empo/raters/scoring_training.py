@@ -21,7 +21,7 @@ from empo.checkpoints.trainer import SealedTrainer
 from empo.corpora.labelled import Example
 from empo.prompts import ChatFormat
 from empo.raters.calibrated import CalibratedRater
-from empo.raters.collapse import collapse_of_rater
+from empo.raters.collapse import Collapse, collapse_of_rater
 from empo.raters.contrastive_pairs import contrastive_pairs
 from empo.raters.encoders import SCRATCH, resolve_encoder
 from empo.raters.explanations import read_explanations
@@ -40,10 +40,6 @@ IGNORED = -100
 
 class _Trainer(SealedTrainer, SFTTrainer):
     """trl's, with sealed checkpoints."""
-
-
-DIAGNOSED = 500
-"""Validation examples for the collapse diagnostic."""
 
 
 @dataclass
@@ -146,14 +142,13 @@ def train_scoring_lm(
     rater: ScoringLM | CalibratedRater = ScoringLM(
         trained, tokenizer, scoring_config(name, own, kept), templates, device=device
     )
-    collapsed = {}
+    collapsed: dict[str, Any] = {}
     if "standard" in settings.families:
-        measured = collapse_of_rater(rater, validation[:DIAGNOSED], seed=seed)
-        collapsed = {name: found.facts() for name, found in measured.items()}
-        for name, found in measured.items():
-            print(
-                f"{name}, first token of the answer by gold class:\n{found.summary()}", flush=True
-            )
+        for name, found in collapse_of_rater(rater, validation, seed=seed).items():
+            measured = isinstance(found, Collapse)
+            collapsed[name] = found.facts() if measured else {"not_run": found}
+            told = found.summary() if measured else f"not measured: {found}"
+            print(f"{name}, the answer by gold class:\n{told}", flush=True)
     if settings.anchors:
         rater = CalibratedRater.of(
             rater,

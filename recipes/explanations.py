@@ -83,7 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         corpus.examples[: settings.limit],
         labels,
         replies,
-        {**source.facts(), "template": chat.sha256, "max_new_tokens": settings.max_new_tokens},
+        {
+            **source.facts(),
+            "dtype": settings.dtype,
+            "template": chat.sha256,
+            "max_new_tokens": settings.max_new_tokens,
+        },
         settings.output,
         settings.batch_size,
     )

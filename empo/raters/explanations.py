@@ -33,7 +33,7 @@ Explain in one short paragraph why this score fits. Go through {points}. Do not 
 
 _BEGIN = b'{"id": '
 _FIELDS: dict[str, tuple[type, ...]] = {"id": (str,), "label": (str,), "gold": (int, float)}
-_FIELDS |= {"explanation": (str,), "model": (dict,), "prompt": (str,)}
+_FIELDS |= {"explanation": (str,), "model": (dict,), "prompt": (str,), "messages": (str,)}
 """Types of what every line has."""
 
 PROMPT_DIGEST = hashlib.sha256(f"{_ASKED}{POINTS}".encode()).hexdigest()[:12]
@@ -66,11 +66,12 @@ def write_explanations(
     """Ask for an explanation of every label of every example that `path` does not have yet.
 
     `labels` maps a label to its range, `model` says which model answers and how it decodes. Every
-    line has id, label, gold, explanation, model, the digest of the wording, and the time. A blank
-    reply is not written, so that the same call asks again. Returns counts: asked, written, blank,
+    line has id, label, gold, explanation, model, the digests of the wording and of the `messages` that
+    were sent, and the time. A blank reply is not written, so that the same call asks again. Returns counts: asked, written, blank,
     and those that were `there` before.
 
-    Raises UserError where the file's lines are of another model, wording or gold score, or none.
+    Raises UserError where the file's lines are of another model, wording, gold score or stories, or
+    none.
     """
     path = Path(path)
     provenance = {"model": dict(model), "prompt": PROMPT_DIGEST}
@@ -82,6 +83,12 @@ def write_explanations(
             raise UserError(
                 f"{path}: the explanation of {label} for {shown(example.id)} is of the score "
                 f"{line['gold']:g}, but the data say {example.labels[label]:g}. Choose another file."
+            )
+        if line is not None and line["messages"] != messages_digest(example, label, *labels[label]):
+            raise UserError(
+                f"{path}: the explanation of {label} for {shown(example.id)} is of other stories, or "
+                "another range of the score. Give the data and the text (--text) that it was made from, "
+                "or choose another file."
             )
     todo = [(e, label) for e, label in wanted if (e.id, label) not in done]
     counts = {"there": len(wanted) - len(todo), "asked": 0, "written": 0, "blank": 0}
@@ -96,7 +103,11 @@ def write_explanations(
                     counts["blank"] += 1
                     continue
                 line = {"id": example.id, "label": label, "gold": example.labels[label]}
-                line |= {"explanation": " ".join(reply.split()), **provenance, "created": now()}
+                line |= {"explanation": " ".join(reply.split()), **provenance}
+                line |= {
+                    "messages": messages_digest(example, label, *labels[label]),
+                    "created": now(),
+                }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 counts["written"] += 1
             file.flush()
@@ -107,6 +118,12 @@ def write_explanations(
 def read_explanations(path: str | Path) -> dict[tuple[str, str], str]:
     """Explanations by example and label. Raises UserError where a line is none."""
     return {key: line["explanation"] for key, line in _lines(path)}
+
+
+def messages_digest(example: Example, label: str, low: float, high: float) -> str:
+    """sha256 of the messages that ask for an explanation: of all that is in them."""
+    messages = json.dumps(explanation_messages(example, label, low, high))
+    return hashlib.sha256(messages.encode()).hexdigest()
 
 
 def _done(path: Path, provenance: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -93,7 +93,8 @@ QUESTION = {"task": "How warm is it?", "definition": "", "domain": "", "options"
 NAMED = Example("p1", "g", RatingInput("A story.", "A tale."), {"event": 2.5, "moral": 1})
 EXPLAINED = [
     {"id": "p1", "label": label, "gold": gold, "explanation": "Both are short.",
-     "model": {"name": "tiny"}, "prompt": explanations.PROMPT_DIGEST, "created": "2026-01-01"}
+     "model": {"name": "tiny"}, "prompt": explanations.PROMPT_DIGEST, "created": "2026-01-01",
+     "messages": explanations.messages_digest(NAMED, label, 1.0, 4.0)}
     for label, gold in (("event", 2.5), ("moral", 1))
 ]  # fmt: skip
 WRITTEN = [

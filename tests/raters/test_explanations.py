@@ -88,6 +88,14 @@ def test_explanations_of_another_model_or_score_are_refused(tmp_path: Path) -> N
     changed = [Example("p0", "g", EXAMPLES[0].input, {"event": 4.0})]
     with pytest.raises(UserError, match="is of the score 1, but the data say 4"):
         write_explanations(changed, LABELS, Chat(), MODEL, path)
+    summary = [Example("p0", "g", RatingInput("story 0", "short"), EXAMPLES[0].labels)]
+    for other, labels in ((summary, LABELS), (EXAMPLES, {"event": (0.0, 4.0)})):
+        with pytest.raises(UserError) as error:
+            write_explanations(other, labels, Chat(calls=0), MODEL, path)
+        assert str(error.value) == (
+            f"{path}: the explanation of event for 'p0' is of other stories, or another range of the "
+            "score. Give the data and the text (--text) that it was made from, or choose another file."
+        )
     path.write_text('{"id": "p0"}\n')
     with pytest.raises(UserError, match="line 1, field 'label': missing"):
         read_explanations(path)

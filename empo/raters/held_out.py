@@ -122,7 +122,11 @@ def predict(
     dimensions: Sequence[Dimension],
     symmetric: bool,
 ) -> list[dict[str, Any]]:
-    """Scores of the held-out examples beside gold, and what the two baselines say."""
+    """Scores of the held-out examples beside gold, and what the two baselines say.
+
+    Probabilities are kept where they are of the levels of `dimensions`: those of levels that a rater
+    found in its own training part could not be pooled over folds.
+    """
     seen = [examples[i] for i in np.concatenate([split.train, split.validation])]
     held_out = [examples[i] for i in split.test]
     inputs = [example.input for example in held_out]
@@ -135,6 +139,12 @@ def predict(
         symmetric=symmetric,
     )
     names = [dimension.name for dimension in dimensions]
+    tables = [
+        table if own.levels == dimension.levels else None
+        for table, own, dimension in zip(
+            ratings.probabilities, ratings.dimensions, dimensions, strict=True
+        )
+    ]
     rows = []
     for i, example in enumerate(held_out):
         row: dict[str, Any] = {"id": example.id, "group": example.group}
@@ -146,7 +156,7 @@ def predict(
         row["score"] = {name: finite(ratings.scores[i, d]) for d, name in enumerate(names)}
         row["probabilities"] = {
             name: None if p is None or not np.isfinite(p[i]).all() else p[i].tolist()
-            for name, p in zip(names, ratings.probabilities, strict=True)
+            for name, p in zip(names, tables, strict=True)
         }
         for baseline in BASELINES:
             row[baseline] = {name: float(baselines[baseline][i, d]) for d, name in enumerate(names)}

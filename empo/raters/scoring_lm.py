@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from tqdm import tqdm
 from transformers import GenerationConfig
 
@@ -59,7 +60,8 @@ class ScoringLM:
 
     `config.dimensions` hold the level tables. NaN where what is scored is blank, does not fit (a
     warning counts these), or an explanation ends in no readable score (`parse_failed`). What is
-    scored is cut only with the setting `cut_item`. `n_valid` counts the answers of an input.
+    scored is cut only with the setting `cut_item`. Probabilities are those of the answers among each
+    other; a rater that explains first has none. `n_valid` counts the answers of an input.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ScoringLM:
         codes = np.full(shape, -1)
         failed = np.zeros(shape, bool)
         flags = np.zeros((len(pairs), 2), bool)
+        probabilities: list[np.ndarray | None] = []
         too_long: set[int] = set()
         explanation = self.config.settings["explanation_tokens"]
         for d, table in enumerate(self.tables):
@@ -107,6 +110,8 @@ class ScoringLM:
             prompts = {i: prompt for i, prompt in prompts.items() if prompt is not None}
             places = list(prompts)
             texts = [prompts[i].text for i in places]
+            likely = None if explanation else np.full((len(pairs), len(table)), np.nan)
+            probabilities.append(likely)
             if explanation:
                 written = self.completions(texts, explanation + _SLACK, batch_size)
                 read = [read_explained(text, table) for text in written]
@@ -114,10 +119,11 @@ class ScoringLM:
                 codes[places, d] = [-1 if code is None else code for code in read]
             elif places:
                 self._ready()
-                likely = answer_log_probs(
+                logs = answer_log_probs(
                     self.model, self.tokenizer, texts, table.answers, batch_size
                 )
-                codes[places, d] = likely.argmax(axis=1)
+                likely[places] = softmax(logs, axis=1)
+                codes[places, d] = logs.argmax(axis=1)
             for i in places:
                 flags[i] |= (prompts[i].context_cut, prompts[i].item_cut)
         scores = np.full(shape, np.nan)
@@ -128,6 +134,7 @@ class ScoringLM:
             self.dimensions,
             scores,
             self.signature,
+            probabilities=probabilities,
             warnings=(*self.warnings, *self._unscored(len(too_long), len(pairs))),
             truncated=flags[:, 0],
             response_truncated=flags[:, 1],

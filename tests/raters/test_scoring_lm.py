@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_language_models import untrained, write_tokenizer
 
+from empo.raters.answers import answer_log_probs
+from empo.raters.rewards import transformed
 from empo.raters.scoring_lm import ScoringLM, scoring_config
 from empo.raters.scoring_templates import Templates
 from empo.rating import Dimension, RatingInput
@@ -45,3 +48,17 @@ def test_a_response_that_does_not_fit_has_no_score_unless_it_may_be_cut() -> Non
     assert np.isfinite(cut.scores[:, 0]).tolist() == [True, False, True]
     assert cut.response_truncated.tolist() == [False, False, True]
     assert not any("do not fit" in warning for warning in cut.warnings)
+
+
+def test_probabilities_are_those_of_the_answers_among_each_other() -> None:
+    found = rater().score(PAIRS)
+    (table,) = found.probabilities
+    prompt = rater().prompts.scored(PAIRS[0], rater().tables[0]).text
+    logs = answer_log_probs(MODEL, TOKENIZER, [prompt], ["0", "1", "2"])[0]
+    np.testing.assert_allclose(table[0], np.exp(logs) / np.exp(logs).sum())
+    assert found.scores[0, 0] == LEVELS[table[0].argmax()]
+    assert np.isnan(table[1:]).all()
+    expected = transformed(found, "mood", "expected")
+    assert expected[0] == pytest.approx(table[0] @ np.array(LEVELS))
+    told = rater("stories", explanation_tokens=5).score([RatingInput("a", "b")])
+    assert told.probabilities == (None,)

@@ -19,7 +19,7 @@ TOLERANCE = 1e-6
 class LevelTable:
     """The sorted different labels of a dimension; level k of them is the whole number k.
 
-    With `as_values` an answer is the label itself. All answers have the same number of digits
+    With `as_values` an answer is the label itself, and none may be below 0 (UserError). All answers have the same number of digits
     (07 and 12, 1.0 and 2.5): none is the beginning of another, so that their likelihoods compare.
     """
 
@@ -27,11 +27,18 @@ class LevelTable:
     values: tuple[float, ...]
     as_values: bool = False
 
+    def __post_init__(self) -> None:
+        if self.as_values and self.values and min(self.values) < 0:
+            raise UserError(
+                f"{self.name}: the label {min(self.values):g} is below 0, and labels that are written "
+                "as they are have no sign. Shift them to 0 or more."
+            )
+
     @classmethod
     def of(cls, name: str, labels: Iterable[float], as_values: bool = False) -> LevelTable:
         """The table of training labels.
 
-        Raises UserError where they have one value only.
+        Raises UserError where they have one value only, or one below 0 with `as_values`.
         """
         values: list[float] = []
         for label in sorted(set(labels)):

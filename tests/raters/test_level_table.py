@@ -46,3 +46,13 @@ def test_only_an_allowed_answer_is_read() -> None:
 def test_one_label_alone_is_refused() -> None:
     with pytest.raises(UserError, match="empathy: the training part has 1 different labels"):
         LevelTable.of("empathy", [2, 2])
+
+
+def test_labels_below_0_are_levels_but_no_answers() -> None:
+    assert LevelTable.of("valence", [-1.5, 0, 2]).answers == ("0", "1", "2")
+    with pytest.raises(UserError) as error:
+        LevelTable.of("valence", [-1.5, 0, 2], as_values=True)
+    assert str(error.value) == (
+        "valence: the label -1.5 is below 0, and labels that are written as they are have no sign. "
+        "Shift them to 0 or more."
+    )

@@ -7,7 +7,8 @@ the answer is written freely and read strictly; what cannot be read gets no scor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from transformers import GenerationConfig
 
 from empo.prompts import ChatFormat
 from empo.raters.answers import answer_log_probs, left_padded
+from empo.raters.fitting import token_counts
 from empo.raters.folder import (
     RATER_CONFIG,
     RaterConfig,
@@ -27,7 +29,14 @@ from empo.raters.folder import (
 )
 from empo.raters.level_table import LevelTable
 from empo.raters.scoring_prompts import Prompt, PromptWriter
-from empo.raters.scoring_templates import Templates, check_texts, read_comparison, read_explained
+from empo.raters.scoring_templates import (
+    Templates,
+    check_texts,
+    comparison,
+    explained,
+    read_comparison,
+    read_explained,
+)
 from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import UserError, listed, make_readable, read_object, shown, write_json
 from empo.templates import check_template
@@ -43,7 +52,7 @@ _SETTINGS: dict[str, type] = {"item": str, "turns": int, "max_length": int}
 _SETTINGS |= {"explanation_tokens": int, "as_values": bool}
 _DTYPES = ("float32", "bfloat16")
 _SLACK = 8
-"""Tokens beyond an answer's own: an answer that is not at its end then is none."""
+"""Tokens beyond the longest answer: one that goes on is told from one that ends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +109,9 @@ class ScoringLM:
         explanation = self.config.settings["explanation_tokens"]
         for d, table in enumerate(self.tables):
             if explanation:
-                room = explanation + _SLACK
+                room = explanation + self._room(
+                    explained("", code, table) for code in range(len(table))
+                )
                 prompts = self._prompts(
                     pairs, lambda p, t=table, r=room: self.prompts.scored(p, t, "explained", r)
                 )
@@ -113,7 +124,7 @@ class ScoringLM:
             likely = None if explanation else np.full((len(pairs), len(table)), np.nan)
             probabilities.append(likely)
             if explanation:
-                written = self.completions(texts, explanation + _SLACK, batch_size)
+                written = self.completions(texts, room, batch_size)
                 read = [read_explained(text, table) for text in written]
                 failed[places, d] = [code is None for code in read]
                 codes[places, d] = [-1 if code is None else code for code in read]
@@ -156,8 +167,13 @@ class ScoringLM:
             prompt = self.prompts.contrasted(question.first, question.second, table)
             if prompt is not None:
                 prompts[i] = prompt.text
-        longest = max(len(table.answers[0]) for table in self.tables)
-        written = self.completions(list(prompts.values()), 2 * longest + 2 * _SLACK, batch_size)
+        asked = {question.dimension for question in questions}
+        room = self._room(
+            comparison(*levels, self.tables[d])
+            for d in asked
+            for levels in itertools.product(range(len(self.tables[d])), repeat=2)
+        )
+        written = self.completions(list(prompts.values()), room, batch_size)
         found: list[tuple[float, float] | None] = [None] * len(questions)
         for i, text in zip(prompts, written, strict=True):
             table = self.tables[questions[i].dimension]
@@ -197,6 +213,10 @@ class ScoringLM:
                     found[i] = text
                 bar.update(len(places))
         return found
+
+    def _room(self, answers: Iterable[str]) -> int:
+        """Tokens to write for the longest of these answers."""
+        return max(token_counts(self.tokenizer, list(answers), special=False), default=0) + _SLACK
 
     def _prompts(self, pairs: Sequence[RatingInput], ask: Any) -> dict[int, Prompt | None]:
         """Prompts by the place of their input, of those that have a text; None where it is too long."""

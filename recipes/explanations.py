@@ -8,6 +8,7 @@ only what is missing. A model that is told the score justifies it, right or wron
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -94,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
     print(settings.output)
+    if counts["blank"] and not counts["written"]:
+        print("the model wrote nothing: every reply was blank. Take another one.", file=sys.stderr)
+        return 3
     return 0
 
 

@@ -101,9 +101,18 @@ class _Table:
                 for column in (ratings.value, ratings.characters)
             )
         self.counts = counts.reshape(shape)
-        self.groups = {"reply": self.items, "rater": self.raters, "exchange": self.exchanges}
+        taste = self.raters * len(self.systems) + system
+        taste = np.unique(taste, return_inverse=True)[1]
+        self.groups = {
+            "reply": self.items,
+            "rater x system": taste,
+            "rater": self.raters,
+            "exchange": self.exchanges,
+        }
         if self.counts.max() < 2:
             del self.groups["reply"]  # it is the residual
+        if taste.max() == self.raters.max() or taste.max() + 1 == len(taste):
+            del self.groups["rater x system"]  # it is the rater, or the residual
 
     def _column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         column = self.systems.index(name)

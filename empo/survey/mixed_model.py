@@ -1,8 +1,9 @@
 """Ratings as a sum of system, rater, exchange, reply and noise: what is left of systems.
 
 The mean of an item's ratings still has its raters in it, and a rater is behind many items. So tests on
-item means take for many what is one person's habit, above all where a person rated one system only.
-The mixed model with crossed random intercepts knows it.
+item means take for many what is one person's habit, or one person's liking for a system, above all
+where a person rated one system only. The mixed model with crossed random intercepts, among them one of
+every rater under every system, knows it.
 
 Own code, not statsmodels': the same restricted likelihood, in a second instead of minutes, from the cross
 products alone (Bates, Mächler, Bolker and Walker 2015, section 3); tests compare the two.

@@ -85,8 +85,24 @@ def test_holm_is_over_all_aspects_and_pairs() -> None:
     low, high = rows["a", "c"]["d"]["pooled_interval"]
     assert low < rows["a", "c"]["d"]["pooled"] < high < 0
     variances = found["variances"]["emotion_understanding"]
-    assert list(variances) == ["reply", "rater", "exchange", "residual"]
+    assert list(variances) == ["reply", "rater x system", "rater", "exchange", "residual"]
     assert variances["rater"] == pytest.approx(144, rel=0.6)
+
+
+def test_what_raters_like_is_no_property_of_a_system() -> None:
+    effects = {"a": 0, "b": 0, "c": 0}
+    ratings = simulated(effects, seed=2, items=90, single=0, taste=20)
+    found = analyse(ratings, list(effects), seed=0, resamples=199)
+    variances = found["variances"]["emotion_understanding"]
+    assert variances["rater x system"] == pytest.approx(20**2, rel=0.3)
+    stderr = found["comparisons"][0]["mixed"]["stderr"]
+    assert stderr > np.sqrt(2 * 20**2 / 54), "54 raters, with likings for each of two systems"
+    assert found["comparisons"][0]["mixed"]["p"] > 0.05
+
+
+def test_raters_of_one_system_each_have_no_liking_beside_their_habit() -> None:
+    found = analyse(table({"a": A, "b": B}), ["a", "b"], seed=0, resamples=199)
+    assert list(found["variances"]["warm"]) == ["reply", "rater", "exchange", "residual"]
 
 
 def test_one_rating_per_reply_has_no_variance_of_replies() -> None:

@@ -18,13 +18,16 @@ def codes(values: np.ndarray) -> np.ndarray:
 
 
 def test_the_same_as_statsmodels() -> None:
-    ratings = simulated({"a": 0, "b": 5, "c": 12}, seed=4, items=15)
+    ratings = simulated({"a": 0, "b": 5, "c": 12}, seed=5, items=30, taste=12)
     system, rater, item = map(codes, (ratings.system, ratings.rater, ratings.exchange))
-    reply = codes(item * 10 + system)
-    found = fit_crossed(ratings.value, system, [reply, rater, item])
-    table = pd.DataFrame(
-        {"value": ratings.value, "system": system, "reply": reply, "rater": rater, "item": item}
-    )
+    groups = {
+        "reply": codes(item * 10 + system),
+        "taste": codes(rater * 10 + system),
+        "rater": rater,
+        "item": item,
+    }
+    found = fit_crossed(ratings.value, system, list(groups.values()))
+    table = pd.DataFrame({"value": ratings.value, "system": system, **groups})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit = sm.MixedLM.from_formula(
@@ -32,10 +35,10 @@ def test_the_same_as_statsmodels() -> None:
             table,
             groups=np.ones(len(table)),
             re_formula="0",
-            vc_formula={name: f"0 + C({name})" for name in ("reply", "rater", "item")},
+            vc_formula={name: f"0 + C({name})" for name in groups},
         ).fit(reml=True, method=["bfgs", "lbfgs"])
     theirs = dict(zip(fit.model.exog_vc.names, fit.vcomp, strict=True)) | {"residual": fit.scale}
-    ours = dict(zip(("reply", "rater", "item", "residual"), found.variances, strict=True))
+    ours = dict(zip((*groups, "residual"), found.variances, strict=True))
     assert ours == pytest.approx(theirs, rel=0.02, abs=0.5)
     assert found.means == pytest.approx(fit.fe_params.to_numpy(), abs=0.02)
     assert found.covariance == pytest.approx(

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from empo.reporting.figures import COLOURS, comparisons_figure, save_figure
-from empo.reporting.survey_section import aspect_name
+from empo.reporting.survey_section import aspect_name, best_mean
 
 _COLUMNS = 3
 
@@ -19,7 +19,7 @@ def draw_survey(results: Mapping[str, Any], folder: str | Path, stem: str) -> di
     found = results["all"]
     figures = {
         "Item means per system: box of the middle half with the median, whiskers from 5 % to 95 %, "
-        "dot and bar: mean with its 95 % interval": f"{stem}.svg"
+        "dot and bar: mean of the mixed model with its 95 % interval": f"{stem}.svg"
     }
     distributions_figure(found["systems"], Path(folder) / f"{stem}.svg")
     if any(row["p"] is not None for row in found["comparisons"]):
@@ -29,9 +29,9 @@ def draw_survey(results: Mapping[str, Any], folder: str | Path, stem: str) -> di
             for row in found["comparisons"]
         ]
         comparisons_figure(rows, Path(folder) / name)
-        figures["Cohen's d of every pair in every aspect, stars of the mixed model's p (Holm)"] = (
-            name
-        )
+        figures[
+            "Cohen's d of every pair in every aspect and stars of p (Holm), both of the mixed model"
+        ] = name
     return figures
 
 
@@ -56,9 +56,9 @@ def distributions_figure(
             axes.plot([low, high], [place, place], color=colour, lw=1)
             axes.barh(place, third - first, left=first, height=0.5, color=colour, alpha=0.25)
             axes.plot([median, median], [place - 0.25, place + 0.25], color=colour, lw=1.5)
-            if described["interval"] is not None:
-                axes.plot(described["interval"], [place, place], color=colour, lw=3)
-            axes.plot([described["mean"]], [place], "o", color=colour, ms=5)
+            if (bounds := described["mixed"]["interval"]) is not None:
+                axes.plot(bounds, [place, place], color=colour, lw=3)
+            axes.plot([best_mean(described)], [place], "o", color=colour, ms=5)
         names = [name.replace("$", r"\$") for name in systems]  # no formula
         axes.set_yticks(range(len(systems)), names if i % columns == 0 else [""] * len(systems))
         axes.set_ylim(len(systems) - 0.4, -0.6)

@@ -12,9 +12,18 @@ from typing_extensions import TypedDict
 from empo.records import read_typed, write_json
 from empo.reporting.results import LengthControlled
 
-SURVEY_SCHEMA = "empo.survey/1"
+SURVEY_SCHEMA = "empo.survey/2"
 SURVEY_FILE = "survey.json"
 """Its name in an output folder."""
+
+
+class MixedMean(TypedDict):
+    """A system's mean in the mixed model, whose interval speaks of other raters and exchanges too."""
+
+    mean: float | None
+    stderr: float | None
+    interval: tuple[float, float] | None
+    reasons: NotRequired[dict[str, str]]
 
 
 class ItemMeans(TypedDict):
@@ -26,7 +35,7 @@ class ItemMeans(TypedDict):
     n: int
     mean: float | None
     sd: float | None
-    interval: tuple[float, float] | None
+    mixed: MixedMean
     length_correlation: float | None
     quantiles: tuple[float, float, float, float, float] | None
     ratings: int
@@ -35,10 +44,9 @@ class ItemMeans(TypedDict):
 
 
 class SurveyEffect(TypedDict):
-    """Cohen's d of a - b over the spread of the differences, and over that of the two systems."""
+    """Cohen's d: item means over the spread of their differences; the mixed model's over both spreads."""
 
     paired: float | None
-    paired_interval: tuple[float, float] | None
     pooled: float | None
     pooled_interval: tuple[float, float] | None
     reasons: NotRequired[dict[str, str]]
@@ -56,7 +64,10 @@ class MixedComparison(TypedDict):
 
 
 class SurveyComparison(TypedDict):
-    """Two systems in one aspect on the same exchanges; `difference` and `interval` are of a - b."""
+    """Two systems in one aspect on the same exchanges; `difference` and `interval` are of a - b.
+
+    The interval and p beside `mixed` take item means for independent, which they are not.
+    """
 
     a: str
     b: str
@@ -116,7 +127,7 @@ class SurveyResults(TypedDict):
     rater is flagged; `without_flagged` is null where nobody is, or nothing would be left.
     """
 
-    schema: Literal["empo.survey/1"]
+    schema: Literal["empo.survey/2"]
     created: str
     versions: dict[str, str]
     seed: int

@@ -12,12 +12,14 @@ from empo.reporting.published import SURVEY, SURVEY_ASPECTS
 _MIXED = (
     "*Paired* compares item means (each the mean of the item's ratings) by exchange, as the paper "
     "does: difference with its 95 % bootstrap interval, p of this test: {test}. It takes the items for "
-    "independent, but one rater is behind many of them, so its p is too small where people rated one "
-    "system only, and too large where everybody rated all. The *mixed model* (random intercepts of "
-    "{groups}; restricted maximum likelihood, z test) knows who rated what: **go by its p**. Holm's "
+    "independent, but one rater is behind many of them, so its interval is too narrow, and its p too "
+    "small where people rated one system only or like one system more than others do. The *mixed model* "
+    "(random intercepts of {groups}; restricted maximum likelihood, z test) knows who rated what: **go by "
+    "its p and interval**. A box that is ticked or not goes into it as 1 and 0, a linear probability "
+    "model. Holm's "
     "correction is over the {tests} tests of a column. Marks, after correction: \\*\\*\\* below .001, "
-    "\\*\\* below .01, \\* below .05. d is Cohen's, over the spread of the item means of the two systems, "
-    "with a 95 % bootstrap interval.\n\n"
+    "\\*\\* below .01, \\* below .05. d is Cohen's: the mixed model's difference over the spread of the "
+    "item means of the two systems, with a 95 % interval.\n\n"
 )
 _PUBLISHED = (
     "\n### Beside Table 7 of the paper\n\nCohen's d of the first system over the second; "
@@ -59,6 +61,12 @@ def aspect_name(aspect: str) -> str:
     return aspect.replace("_", " ")
 
 
+def best_mean(described: Mapping[str, Any]) -> float | None:
+    """A system's mean in the mixed model, of the item means where there is no model."""
+    mean = described["mixed"]["mean"]
+    return described["mean"] if mean is None else mean
+
+
 def _facts(results: Mapping[str, Any]) -> str:
     found = results["all"]
     flagged = len(results["flagged"])
@@ -82,14 +90,15 @@ def _means(results: Mapping[str, Any]) -> str:
     rows = []
     for name, of in systems.items():
         cells = [
-            f"{number(of[aspect]['mean'], 2)} {interval(of[aspect]['interval'], 2)}"
+            f"{number(best_mean(of[aspect]), 2)} {interval(of[aspect]['mixed']['interval'], 2)}"
             for aspect in aspects
         ]
         n, fewest = ({of[aspect][key] for aspect in aspects} for key in ("n", "fewest"))
         rows.append([name, *cells, _range(n), _range(fewest)])
     headers = ["system", *map(aspect_name, aspects), "exchanges", "fewest ratings"]
     return (
-        "### Means\n\nMean over exchanges of the item means, with its 95 % bootstrap interval.\n\n"
+        "### Means\n\nMean of the mixed model below, with a 95 % interval that speaks of other raters and "
+        "exchanges too; without an interval of the item means, where there is no model.\n\n"
         + table(headers, rows)
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +11,6 @@ import scipy.stats
 from tqdm import tqdm
 
 from empo.metrics.statistics import (
-    AT_ONCE,
     CONFIDENCE,
     RESAMPLES,
     cohens_d,
@@ -20,7 +18,7 @@ from empo.metrics.statistics import (
     describe,
     holm,
 )
-from empo.records import UserError, finite, listed
+from empo.records import UserError, listed
 from empo.survey.icc import intraclass
 from empo.survey.mixed_model import MixedFit, fit_crossed
 from empo.survey.ratings import Ratings
@@ -38,9 +36,10 @@ def analyse(
     """Analyse ratings of `systems` (in the order of the comparisons), aspect by aspect.
 
     `systems` maps name -> aspect -> item means described; `agreement` aspect -> ICC over the items
-    of all systems; `comparisons` every pair in every aspect, paired by exchange, with the same pair
-    in the mixed model as `mixed`; `variances` aspect -> of replies, raters, exchanges and the residual.
-    Holm's correction is over all comparisons.
+    of all systems; `comparisons` every pair in every aspect, paired by exchange; `mixed` in both is of
+    the mixed model; `variances` aspect -> of its groups and the residual. `interval` and `p` of a
+    comparison take items for independent, although one rater is behind many: they are too narrow and
+    mostly too small; those of `mixed` and of `d` are not. Holm's correction is over all comparisons.
     UserError where no exchange was rated under two systems.
     """
     aspects = list(dict.fromkeys(ratings.aspect))
@@ -67,7 +66,7 @@ def analyse(
         fit = fit_crossed(table.ratings.value, table.present, list(table.groups.values()))
         found["variances"][aspect] = _variances(fit, table.groups)
         for name in systems:
-            found["systems"][name][aspect] = table.described(name, seed)
+            found["systems"][name][aspect] = table.described(name, fit, seed)
         for a, b in tqdm(pairs, delay=2, disable=None, leave=False, desc=aspect):
             found["comparisons"].append(
                 {"a": a, "b": b, "metric": aspect, **table.compared(a, b, fit, seed, resamples)}
@@ -122,8 +121,12 @@ class _Table:
         """Which exchanges were rated under both systems."""
         return np.isfinite(self._column(a)[0]) & np.isfinite(self._column(b)[0])
 
-    def described(self, name: str, seed: int) -> dict[str, Any]:
-        """The item means of a system; `fewest` ratings behind one of them."""
+    def _place(self, name: str) -> int | None:
+        """The system's number in the mixed model, None where it was not rated."""
+        return next(iter(np.flatnonzero(self.known == self.systems.index(name)).tolist()), None)
+
+    def described(self, name: str, fit: MixedFit | str, seed: int) -> dict[str, Any]:
+        """The item means of a system, its mean in the mixed model; `fewest` ratings behind one."""
         values, lengths = self._column(name)
         known = np.isfinite(values)
         values, lengths = values[known], lengths[known]
@@ -132,7 +135,10 @@ class _Table:
         described = describe(values, lengths if told else np.zeros(len(values)), seed)
         if not told:
             described.setdefault("reasons", {})["length_correlation"] = "the lengths are not given"
+        del described["interval"]  # of independent items, which one rater's are not
+        described.get("reasons", {}).pop("interval", None)
         return described | {
+            "mixed": _mixed_mean(fit, self._place(name)),
             "quantiles": [float(q) for q in np.quantile(values, QUANTILES)]
             if len(values)
             else None,
@@ -151,57 +157,42 @@ class _Table:
         if not (np.isfinite(long_a).all() and np.isfinite(long_b).all()):
             long_a = long_b = np.zeros(len(of_a))
         row = compare(of_a, of_b, long_a, long_b, seed, resamples)
-        row["d"] = effects(of_a, of_b, seed, resamples)
-        codes = [np.flatnonzero(self.known == self.systems.index(name)) for name in (a, b)]
-        return row | {"mixed": _mixed(fit, codes)}
+        mixed = _mixed(fit, self._place(a), self._place(b))
+        return row | {"d": _effects(of_a, of_b, mixed), "mixed": mixed}
 
 
-def effects(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
-    """`cohens_d` with 95 % percentile bootstrap intervals over exchanges.
+def _effects(of_a: np.ndarray, of_b: np.ndarray, mixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Cohen's d: `pooled` is the mixed model's difference over the pooled spread of item means.
 
-    `reasons` has a sentence for every None.
+    Its interval has the model's standard error and, to first order, that of the spread (Hedges and
+    Olkin 1985). `paired` is of the item means alone, without an interval. `reasons` has a sentence for
+    every None.
     """
-    found = cohens_d(a, b)
-    reasons = found.pop("reasons", {})
-    for name, spread in (("paired", _spread_paired), ("pooled", _spread_pooled)):
-        found[f"{name}_interval"] = None
-        reasons[f"{name}_interval"] = "needs three exchanges on which the systems differ"
-        if not found[name] or len(a) < 3:
-            continue
-
-        def effect(a: np.ndarray, b: np.ndarray, axis: int, spread: Any = spread) -> np.ndarray:
-            size = spread(a, b, axis)
-            return np.divide(
-                (a - b).mean(axis), size, out=np.full_like(size, np.nan), where=size > 0
-            )
-
-        with warnings.catch_warnings():  # of resamples that do not vary, which `reasons` tell
-            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
-            interval = scipy.stats.bootstrap(
-                (a, b),
-                effect,
-                paired=True,
-                vectorized=True,
-                n_resamples=resamples,
-                confidence_level=CONFIDENCE,
-                method="percentile",
-                batch=max(1, AT_ONCE // len(a)),
-                rng=seed,
-            ).confidence_interval
-        bounds = [finite(float(bound)) for bound in (interval.low, interval.high)]
-        reasons[f"{name}_interval"] = "some resamples do not vary, so there is nothing to divide by"
-        if None not in bounds:
-            found[f"{name}_interval"] = bounds
-            del reasons[f"{name}_interval"]
+    raw = cohens_d(of_a, of_b)
+    reasons = {key: text for key, text in raw.get("reasons", {}).items() if key == "paired"}
+    found: dict[str, Any] = {"paired": raw["paired"], "pooled": None, "pooled_interval": None}
+    n = len(of_a)
+    spread = float(np.sqrt((of_a.var(ddof=1) + of_b.var(ddof=1)) / 2)) if n > 1 else 0.0
+    why = None
+    if mixed["difference"] is None:
+        why = mixed["reasons"]["difference"]
+    elif n < 2:
+        why = "needs two exchanges"
+    elif spread <= 1e-12 * max(1.0, float(np.abs(of_a).max())):
+        why = "the values do not vary, so there is nothing to divide by"
+    if why is None:
+        d = mixed["difference"] / spread
+        stderr = float(np.hypot(mixed["stderr"] / spread, d / np.sqrt(4 * (n - 1))))
+        found |= {"pooled": d, "pooled_interval": _around(d, stderr)}
+    else:
+        reasons |= dict.fromkeys(("pooled", "pooled_interval"), why)
     return found | ({"reasons": reasons} if reasons else {})
 
 
-def _spread_paired(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-    return (a - b).std(axis, ddof=1)
-
-
-def _spread_pooled(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-    return np.sqrt((a.var(axis, ddof=1) + b.var(axis, ddof=1)) / 2)
+def _around(value: float, stderr: float) -> list[float]:
+    """The 95 % interval by the normal distribution."""
+    half = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)) * stderr
+    return [value - half, value + half]
 
 
 def _variances(fit: MixedFit | str, groups: Iterable[str]) -> dict[str, Any]:
@@ -211,18 +202,30 @@ def _variances(fit: MixedFit | str, groups: Iterable[str]) -> dict[str, Any]:
     return dict(zip(names, fit.variances, strict=True))
 
 
-def _mixed(fit: MixedFit | str, codes: Sequence[np.ndarray]) -> dict[str, Any]:
+_UNRATED = "a system was not rated in this aspect"
+
+
+def _mixed_mean(fit: MixedFit | str, place: int | None) -> dict[str, Any]:
+    """A system's mean in the mixed model, over raters, exchanges and replies like those that are there."""
+    keys = ("mean", "stderr", "interval")
+    if isinstance(fit, str) or place is None:
+        reason = fit if isinstance(fit, str) else _UNRATED
+        return {**dict.fromkeys(keys), "reasons": dict.fromkeys(keys, reason)}
+    mean, stderr = float(fit.means[place]), float(np.sqrt(fit.covariance[place, place]))
+    return {"mean": mean, "stderr": stderr, "interval": _around(mean, stderr)}
+
+
+def _mixed(fit: MixedFit | str, a: int | None, b: int | None) -> dict[str, Any]:
     """A pair in the mixed model: z test, interval by the normal distribution."""
     keys = ("difference", "stderr", "interval", "p", "p_holm")
-    reason = fit if isinstance(fit, str) else "a system was not rated in this aspect"
-    if isinstance(fit, str) or not all(map(len, codes)):
+    if isinstance(fit, str) or a is None or b is None:
+        reason = fit if isinstance(fit, str) else _UNRATED
         return {**dict.fromkeys(keys), "reasons": dict.fromkeys(keys, reason)}
-    difference, stderr = fit.difference(*(int(code[0]) for code in codes))
-    half = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)) * stderr
+    difference, stderr = fit.difference(a, b)
     return {
         "difference": difference,
         "stderr": stderr,
-        "interval": [difference - half, difference + half],
+        "interval": _around(difference, stderr),
         "p": float(2 * scipy.stats.norm.sf(abs(difference) / stderr)),
         "p_holm": None,
     }

@@ -36,11 +36,12 @@ TIDY = [
     ["e0/a", "r1", "warm", "40", "a", "e0", "12.5", "60"],
     ["e0/b", "r1", "warm", "", "b", "e0", "", "61"],
 ]
-EFFECT = {"paired": 0.5, "paired_interval": [0.1, 0.9], "pooled": 0.5, "pooled_interval": None}
+EFFECT = {"paired": 0.5, "pooled": 0.5, "pooled_interval": None}
 ANALYSIS = {
     "raters": 2, "ratings": 4, "exchanges": 2,
     "systems": {name: {"warm": {
-        "n": 2, "mean": 5.0, "sd": None, "interval": None, "length_correlation": None,
+        "n": 2, "mean": 5.0, "sd": None, "length_correlation": None,
+        "mixed": {"mean": 5.0, "stderr": 1.0, "interval": [3.0, 7.0]},
         "quantiles": [1.0, 2.0, 3.0, 4.0, 5.0], "ratings": 2, "fewest": 1}} for name in "ab"},
     "agreement": {"warm": {"items": 2, "ratings": 4, "per_item": 2.0, "single": 0.5,
                            "single_interval": [0.1, 0.9], "mean": None, "mean_interval": None}},
@@ -51,7 +52,7 @@ ANALYSIS = {
         "mixed": {"difference": 1.0, "stderr": 1.0, "interval": [0.0, 2.0], "p": 0.3, "p_holm": 0.3}}],
 }  # fmt: skip
 SURVEY = {
-    "schema": "empo.survey/1", "created": "2026-01-01", "versions": {}, "seed": 0, "resamples": 199,
+    "schema": "empo.survey/2", "created": "2026-01-01", "versions": {}, "seed": 0, "resamples": 199,
     "command": "empo", "inputs": [], "aspects": ["warm"], "statements": {"warm": "It is warm."},
     "missing": 0, "rules": {"straight_share": 0.8, "fast_seconds": 5.0},
     "flagged": [{"rater": "r1", "items": 2, "straight": None, "median_seconds": 1.0, "reasons": ["x"]}],

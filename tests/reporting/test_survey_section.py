@@ -20,7 +20,8 @@ SYSTEMS = ("sft", "dpo", "human|x")
 
 def described(mean: float) -> dict[str, Any]:
     return {
-        "n": 9, "mean": mean, "sd": 5.0, "interval": [mean - 1, mean + 1], "length_correlation": 0.25,
+        "n": 9, "mean": mean, "sd": 5.0, "length_correlation": 0.25,
+        "mixed": {"mean": mean + 0.5, "stderr": 0.5, "interval": [mean - 0.5, mean + 1.5]},
         "quantiles": [mean - 9, mean - 4, mean, mean + 4, mean + 9], "ratings": 27, "fewest": 3,
     }  # fmt: skip
 
@@ -29,7 +30,7 @@ def compared(a: str, b: str, aspect: str, d: float, p: float) -> dict[str, Any]:
     return {
         "a": a, "b": b, "metric": aspect, "difference": 10 * d, "interval": [0.0, 20 * d], "p": p / 2,
         "p_holm": p, "test": "a test", "n": 9,
-        "d": {"paired": 2 * d, "paired_interval": None, "pooled": d, "pooled_interval": [d - 1, d + 1]},
+        "d": {"paired": 2 * d, "pooled": d, "pooled_interval": [d - 1, d + 1]},
         "length_controlled": {"intercept": 1.5, "interval": [1.0, 2.0], "slope": 0.1,
                               "share_longer": 1.0, "share_shorter": 0.0},
         "reasons": {},
@@ -59,7 +60,7 @@ def results() -> dict[str, Any]:
         ],
     }
     return {
-        "schema": "empo.survey/1", "created": "2026-01-01", "versions": {"python": "3"}, "seed": 0,
+        "schema": "empo.survey/2", "created": "2026-01-01", "versions": {"python": "3"}, "seed": 0,
         "resamples": 999, "command": "empo survey analyse x", "inputs": [], "aspects": aspects,
         "statements": {}, "missing": 2, "rules": {"straight_share": 0.8, "fast_seconds": 5.0},
         "flagged": [], "all": found, "without_flagged": None,
@@ -80,7 +81,7 @@ def test_means_tests_and_agreement(results: dict[str, Any]) -> None:
     assert text.startswith("## Human survey\n") and "![A figure](f.svg)" in text
     assert "9 raters, 108 ratings, 9 exchanges, 3 systems" in text
     assert "Ratings without a value, left out: 2" in text
-    assert "| sft | 50.00 \\[49.00, 51.00\\] |" in text
+    assert "| sft | 50.50 \\[49.50, 51.50\\] |" in text
     assert (
         "| emotion understanding | sft − dpo | 5.00 \\[0.00, 10.00\\] | &lt; 0.0001 \\*\\*\\* | "
         "4.50 \\[0.00, 1.00\\] | &lt; 0.0001 \\*\\*\\* | 0.50 \\[−0.50, 1.50\\] | 9 |"
@@ -139,9 +140,6 @@ def test_figures_are_the_same_every_time(results: dict[str, Any], tmp_path: Path
     first = [(tmp_path / name).read_bytes() for name in figures.values()]
     draw_survey(results, tmp_path, "s")
     assert first == [(tmp_path / name).read_bytes() for name in figures.values()]
-    results["all"]["systems"]["sft"]["emotion_understanding"] |= {
-        "quantiles": None,
-        "interval": None,
-    }
+    results["all"]["systems"]["sft"]["emotion_understanding"] |= {"quantiles": None}
     draw_survey(results, tmp_path, "s")
     assert first[0] != (tmp_path / "s.svg").read_bytes()

@@ -37,7 +37,7 @@ def survey_section(
         f"## Human survey{f' ({escape(of)})' if of else ''}\n\n" + _facts(results),
         *(f"![{escape(text)}]({file})\n" for text, file in (figures or {}).items()),
         _means(results),
-        _comparisons(found, results["aspects"]),
+        _comparisons(found),
         _beside_published(found),
         _agreement(found),
         _length(found),
@@ -108,19 +108,23 @@ def _range(values: set[int]) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _comparisons(found: Mapping[str, Any], aspects: Sequence[str]) -> str:
+def _comparisons(found: Mapping[str, Any]) -> str:
     rows = found["comparisons"]
     if not rows:
         return ""
-    groups = [
-        name for name in found["variances"][aspects[0]] if name not in ("residual", "reasons")
-    ]
     text = _MIXED.format(
         test=escape("; ".join(sorted({row["test"] for row in rows}))),
-        groups=", ".join(groups),
+        groups=", ".join(name for name in _groups(found) if name != "residual"),
         tests=sum(row["p"] is not None for row in rows),
     )
     return "### Comparisons\n\n" + text + _pairs(rows)
+
+
+def _groups(found: Mapping[str, Any]) -> list[str]:
+    """The random intercepts of any aspect, in the order of the one with the most, and the residual."""
+    of = sorted(found["variances"].values(), key=len, reverse=True)
+    names = dict.fromkeys(name for variances in of for name in variances if name != "reasons")
+    return [*(name for name in names if name != "residual"), "residual"]
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -161,8 +165,7 @@ def _beside_published(found: Mapping[str, Any]) -> str:
 
 
 def _agreement(found: Mapping[str, Any]) -> str:
-    groups = list(next(iter(found["variances"].values())))
-    groups = [name for name in groups if name != "reasons"]
+    groups = _groups(found)
     rows = []
     for aspect, icc in found["agreement"].items():
         of = found["variances"][aspect]
@@ -172,7 +175,7 @@ def _agreement(found: Mapping[str, Any]) -> str:
                 f"{number(icc['single'])} {interval(icc['single_interval'])}",
                 f"{number(icc['mean'])} {interval(icc['mean_interval'])}",
                 number(icc["per_item"], 2),
-                *(number(of[name], 2) for name in groups),
+                *(number(of.get(name), 2) for name in groups),
             ]
         )
     headers = ["aspect", "ICC(1)", "ICC(k)", "k", *(f"variance of {name}" for name in groups)]

@@ -140,6 +140,41 @@ def test_raters_who_are_flagged_are_left_out_once_more(folder: Path, tmp_path: P
     )
 
 
+@pytest.mark.parametrize("aspects", [("twice", "once"), ("once", "twice")])
+def test_a_table_with_more_ratings_of_one_aspect_than_of_another(
+    tmp_path: Path, aspects: tuple[str, str]
+) -> None:
+    tidy, out = tmp_path / "tidy.csv", tmp_path / "out"
+    rows = ["item,rater,aspect,value,system"]
+    for aspect in aspects:
+        raters = ("r1", "r2") if aspect == "twice" else ("r1",)
+        rows += [
+            f"i{i},{rater},{aspect},{(7 * i + 3 * len(system) + j) % 10 + i % 3 * j},{system}"
+            for i in range(12)
+            for j, rater in enumerate(raters)
+            for system in ("a", "bb")
+        ]
+    tidy.write_text("\n".join(rows) + "\n")
+    assert run("analyse", "--input", tidy, "--output", out, "--resamples", 199) == 0
+    text = (out / "survey.md").read_text()
+    assert "variance of reply" in text and "random intercepts of reply, rater" in text
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path: Path) -> None:
+    tidy, out = tmp_path / "tidy.csv", tmp_path / "out"
+    names = ("$\\frac$", "a\\$_{b$", "$_$ and $^$")
+    rows = ["item,rater,aspect,value,system"]
+    rows += [
+        f"i{i},r{i % 3},{aspect},{i * (1 + len(system)) % 7},{system}"
+        for aspect in names
+        for i in range(12)
+        for system in names[:2]
+    ]
+    tidy.write_text("\n".join(rows) + "\n")
+    assert run("analyse", "--input", tidy, "--output", out, "--resamples", 199) == 0
+    assert (out / "survey-comparisons.svg").is_file()
+
+
 def test_a_batch_that_was_left_gets_a_new_link(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,7 +107,8 @@ def comparisons_figure(comparisons: Sequence[Mapping[str, Any]], path: str | Pat
         ha="right",
         size=8,
     )
-    axes.set_yticks(range(len(values)), [label(value) for value in values], size=8)
+    names = [label(value).replace("$", r"\$") for value in values]
+    axes.set_yticks(range(len(values)), names, size=8)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, label="Cohen's d (pooled), cut at ±1", extend="both")
     save_figure(figure, path)

@@ -21,6 +21,8 @@ COLUMNS = (
 """Of an exported table. An item is an exchange under a system; a place counts from 1."""
 _NEEDED = ("item", "rater", "aspect", "value", "system")
 _OPTIONAL = ("seconds", "characters")
+_LARGEST = 1e9
+"""Of a value: squares of larger ones lose what they are to say, or have no room in a number."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def read_ratings_table(path: str | Path) -> tuple[Ratings, int]:
     item does); `seconds` (of the whole item) and `characters` (of the response) may be there.
 
     Raises UserError naming line, field and value: a column is missing, a field empty or no number,
-    a rating stands there twice.
+    a value beyond 1e9, a rating there twice.
     """
     header = header_of(path)
     if "system" not in header and {"item", "rater"} <= set(header):
@@ -131,6 +133,11 @@ def read_ratings_table(path: str | Path) -> tuple[Ratings, int]:
         if value is None:
             missing += 1
             continue
+        if abs(value) > _LARGEST:
+            raise UserError(
+                f"{path}, line {row.line}, field 'value': {value:g} is no rating; from {-_LARGEST:g} to "
+                f"{_LARGEST:g} can be analysed. Correct it, or leave it empty where there is none."
+            )
         rows.append({**texts, "value": value, **dict.fromkeys(_OPTIONAL), **_numbers(row, known)})
     if not rows:
         raise UserError(f"{path}, field 'value': no row has one.")

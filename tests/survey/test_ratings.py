@@ -45,6 +45,10 @@ def test_a_table_with_everything(tmp_path: Path) -> None:
         ),
         (["a,b", "1,2"], "the columns item, rater, aspect, value, system are missing"),
         ([HEADER, "i,r,a,x,s"], "line 2, field 'value': 'x' is no number"),
+        (
+            [HEADER, "i,r,a,1,s", "j,r,a,-1e200,s"],
+            "line 3, field 'value': -1e+200 is no rating; from -1e+09 to 1e+09 can be analysed",
+        ),
         ([HEADER, "i,r,a,1,"], "line 2, field 'system': '' is empty"),
         ([HEADER, "i,,a,1,s"], "line 2, field 'rater': '' is empty"),
         (

@@ -188,7 +188,7 @@ class Survey:
         answers = await run_in_threadpool(self.store.answers, participant.id)
         if len(answers) < self._length(participant):
             return await self._onward(request, participant)
-        code = await run_in_threadpool(self.store.code, request.path_params["token"])
+        code = await run_in_threadpool(self.store.code, request.cookies[COOKIE])
         return self._page("done.html", request, code=code)
 
     async def _participant(self, request: Request) -> Participant:

@@ -163,9 +163,13 @@ class Store:
             database.execute(insert, (participant, answer.place, ratings, answer.seconds))
         return answer
 
-    def code(self, token: str) -> str:
-        """The code of a link whose batch is done, the same each time; kept apart from the answers."""
-        digest = hmac.digest(self.key, b"code" + token.encode(), "sha256").hex()[:10].upper()
+    def code(self, cookie: str) -> str:
+        """The code of the browser whose batch is done, the same each time.
+
+        It is made of the cookie, which only that browser has: neither this file nor the links lead
+        from a code to its answers.
+        """
+        digest = hmac.digest(self.key, b"code" + cookie.encode(), "sha256").hex()[:10].upper()
         code = f"{digest[:5]}-{digest[5:]}"
         with self._writing() as database:
             database.execute("INSERT INTO codes (code) VALUES (?) ON CONFLICT DO NOTHING", (code,))

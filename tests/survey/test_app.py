@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import http.client
 import json
 import re
@@ -14,6 +15,7 @@ from small_survey import BOX, SLIDERS, Browser, in_thread, tokens
 
 from empo.survey.app import HEADERS
 from empo.survey.plan import read_plan
+from empo.survey.store import Store
 
 VALUES = (0, 33, 50, 100)
 
@@ -59,6 +61,10 @@ def test_the_whole_way(folder: Path, port: int) -> None:
     (code,) = re.findall(r"[0-9A-F]{5}-[0-9A-F]{5}", page.text)
     assert rows(folder, "SELECT code FROM codes") == [(code,)]
     assert code in person.get("/done").text
+    made_of_the_link = hmac.digest(
+        Store(folder / "answers.sqlite").key, b"code" + tokens(folder)[1].encode(), "sha256"
+    )
+    assert code.replace("-", "") != made_of_the_link.hex()[:10].upper()
     assert person.get().headers["location"].endswith("/done")
 
 

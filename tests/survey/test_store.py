@@ -52,9 +52,9 @@ def test_links_cannot_be_guessed_and_are_not_in_the_file(path: Path) -> None:
 
 def test_codes_do_not_tell_whose_they_are(path: Path) -> None:
     store = Store.create(path)
-    found = store.add_links([1, 1, 1, 1, 1])
-    given = [store.code(token) for token in found]
-    assert given == [store.code(token) for token in found] and len(set(given)) == 5
+    cookies = [f"cookie{i}" for i in range(5)]
+    given = [store.code(cookie) for cookie in cookies]
+    assert given == [store.code(cookie) for cookie in cookies] and len(set(given)) == 5
     assert store.codes() == sorted(given)
     columns = sqlite3.connect(path).execute("SELECT * FROM codes").description
     assert [column[0] for column in columns] == ["code"]

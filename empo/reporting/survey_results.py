@@ -123,7 +123,8 @@ class Flagged(TypedDict):
 class SurveyResults(TypedDict):
     """The whole file; further keys are allowed and kept.
 
-    `statements` are the words behind the aspects, where they are known. `rules` say from when a
+    `statements` are the words behind the aspects, where they are known. Left out are `missing` ratings
+    without a value, and `replaced` replies, rated by links that were replaced. `rules` say from when a
     rater is flagged; `without_flagged` is null where nobody is, or nothing would be left.
     """
 
@@ -137,6 +138,7 @@ class SurveyResults(TypedDict):
     aspects: list[str]
     statements: dict[str, str]
     missing: int
+    replaced: int
     rules: dict[str, float]
     flagged: list[Flagged]
     all: SurveyAnalysis

@@ -77,6 +77,10 @@ def _facts(results: Mapping[str, Any]) -> str:
     ]
     if results["missing"]:
         lines.append(f"- Ratings without a value, left out: {results['missing']:,}")
+    if results["replaced"]:
+        lines.append(
+            f"- Replies rated by links that were replaced, left out: {results['replaced']:,}"
+        )
     if results["statements"]:
         lines += [
             f"- {escape(aspect_name(aspect))}: {escape(text)}"

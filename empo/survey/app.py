@@ -196,6 +196,8 @@ class Survey:
         participant = await run_in_threadpool(self.store.participant, token)
         if participant is None:
             raise Refused("unknown", 404)
+        if participant.replaced:
+            raise Refused("replaced", 410)
         return participant
 
     async def _bound(self, request: Request) -> Participant:

@@ -261,7 +261,7 @@ def open_answers(folder: str | Path, plan: Mapping[str, Any]) -> Store:
     """The answers of a survey; UserError where they are none of this plan's."""
     store = Store(Path(folder) / ANSWERS)
     sizes = {batch["number"]: len(batch["places"]) for batch in plan["batches"]}
-    for participant, batch, _, count in store.progress():
+    for participant, batch, _, count, _ in store.progress():
         if count > sizes.get(batch, -1):
             raise store.damaged(f"participant {shown(participant)} with batch {shown(batch)}")
     return store

@@ -46,11 +46,14 @@ class Ratings:
 
 
 def rating_rows(plan: Mapping[str, Any], store: Store) -> Iterator[dict[str, Any]]:
-    """The rows of the tidy table, in the order of participants, places and aspects."""
+    """The rows of the tidy table, in the order of participants, places and aspects.
+
+    Those of links that were replaced are left out: the same person may have begun again by the new one.
+    """
     batches = {batch["number"]: batch for batch in plan["batches"]}
-    for participant, number, _, count in store.progress():
+    for participant, number, _, count, replaced in store.progress():
         batch = batches[number]
-        for answer in store.answers(participant) if count else ():
+        for answer in store.answers(participant) if count and not replaced else ():
             if not 0 <= answer.place < len(batch["places"]):
                 raise store.damaged(f"place {answer.place} of batch {number}")
             item, system = batch["places"][answer.place]
@@ -70,6 +73,11 @@ def rating_rows(plan: Mapping[str, Any], store: Store) -> Iterator[dict[str, Any
                     "seconds": f"{answer.seconds:.1f}",
                     "characters": len(exchange["responses"][system]),
                 }
+
+
+def replaced_answers(store: Store) -> int:
+    """How many rated replies `rating_rows` leaves out, as their links were replaced."""
+    return sum(count for *_, count, replaced in store.progress() if replaced)
 
 
 def write_tidy(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:

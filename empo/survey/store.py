@@ -24,13 +24,14 @@ from empo.records import UserError, shown
 
 APPLICATION = 0x454D5356
 """SQLite's application id of these files: EMSV."""
-SCHEMA = 1
+SCHEMA = 2
 BUSY_SECONDS = 30.0
 
 _CREATE = """
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE participants (
-    id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, link BLOB NOT NULL UNIQUE, session BLOB
+    id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, link BLOB NOT NULL UNIQUE, session BLOB,
+    replaced_by INTEGER REFERENCES participants (id)
 );
 CREATE TABLE answers (
     participant INTEGER NOT NULL REFERENCES participants (id), place INTEGER NOT NULL,
@@ -42,11 +43,15 @@ CREATE TABLE codes (code TEXT PRIMARY KEY) WITHOUT ROWID;
 
 @dataclass(frozen=True)
 class Participant:
-    """Whoever has one link: which batch it is of, whether a browser has given consent with it."""
+    """Whoever has one link: which batch it is of, whether a browser has given consent with it.
+
+    `replaced` says that another link was made for the batch in the place of this one.
+    """
 
     id: int
     batch: int
     session: bytes | None
+    replaced: bool
 
     def is_of(self, cookie: str | None) -> bool:
         """Whether the browser with this cookie is the one that gave consent."""
@@ -114,22 +119,34 @@ class Store:
         """Let go of the file."""
         self._database.close()
 
-    def add_links(self, batches: Iterable[int]) -> list[str]:
-        """One new participant per batch given; their links' secret parts, which are not kept."""
+    def add_links(
+        self, batches: Iterable[int], sizes: Mapping[int, int] | None = None
+    ) -> list[str]:
+        """One new participant per batch given; their links' secret parts, which are not kept.
+
+        With `sizes`, the answers that make each batch whole, they replace those of the batch who have
+        fewer: who gets a new link may be one of them, and one person is not to count as two raters.
+        """
+        retire = """UPDATE participants SET replaced_by = ?1 WHERE batch = ?2 AND id < ?1 AND
+                    replaced_by IS NULL AND
+                    (SELECT count(*) FROM answers WHERE participant = participants.id) < ?3"""
         tokens = []
         with self._writing() as database:
             for batch in batches:
                 tokens.append(secrets.token_urlsafe(24))
-                database.execute(
+                added = database.execute(
                     "INSERT INTO participants (batch, link) VALUES (?, ?)",
                     (batch, _digest(tokens[-1])),
                 )
+                if sizes is not None:
+                    database.execute(retire, (added.lastrowid, batch, sizes[batch]))
         return tokens
 
     def participant(self, token: str) -> Participant | None:
         """Whoever has the link with this secret part."""
-        query = "SELECT id, batch, session FROM participants WHERE link = ?"
-        return next((Participant(*row) for row in self._rows(query, _digest(token))), None)
+        query = "SELECT id, batch, session, replaced_by FROM participants WHERE link = ?"
+        rows = self._rows(query, _digest(token))
+        return next((Participant(*row, by is not None) for *row, by in rows), None)
 
     def consent(self, participant: int, cookie: str) -> bool:
         """Give the link to the browser with this cookie; False where one has it already."""
@@ -146,10 +163,11 @@ class Store:
         """Store the answer of the next place after consent.
 
         Returns what stands there afterwards, which is an earlier answer where there was one, and
-        None where there is no consent or the place is not the next one.
+        None where there is no consent, the place is not the next one, or the link was replaced.
         """
         ready = """SELECT (SELECT count(*) FROM answers WHERE participant = p.id)
-                   FROM participants p WHERE id = ? AND session IS NOT NULL"""
+                   FROM participants p
+                   WHERE id = ? AND session IS NOT NULL AND replaced_by IS NULL"""
         insert = "INSERT INTO answers (participant, place, ratings, seconds) VALUES (?, ?, ?, ?)"
         there = "SELECT ratings, seconds FROM answers WHERE participant = ? AND place = ?"
         with self._writing() as database:
@@ -179,13 +197,14 @@ class Store:
         """The codes that were given out, sorted, so that they say nothing of who answered what."""
         return [code for (code,) in self._rows("SELECT code FROM codes ORDER BY code")]
 
-    def progress(self) -> list[tuple[int, int, bool, int]]:
-        """(participant, batch, whether there is consent, number of answers) of every participant."""
+    def progress(self) -> list[tuple[int, int, bool, int, bool]]:
+        """(participant, batch, whether there is consent, answers, whether replaced) of everybody."""
         query = """SELECT id, batch, session IS NOT NULL, (
                        SELECT count(*) FROM answers WHERE participant = participants.id
-                   ) FROM participants ORDER BY id"""
+                   ), replaced_by IS NOT NULL FROM participants ORDER BY id"""
         return [
-            (number, batch, bool(begun), count) for number, batch, begun, count in self._rows(query)
+            (number, batch, bool(begun), count, bool(replaced))
+            for number, batch, begun, count, replaced in self._rows(query)
         ]
 
     def _answer(self, place: Any, ratings: Any, seconds: Any) -> Answer:

@@ -99,6 +99,8 @@ class Errors(_Part):
     unknown: Text
     busy_heading: Text
     busy: Text
+    replaced_heading: Text
+    replaced: Text
     refused_heading: Text
     refused: Text
 

@@ -74,7 +74,7 @@ def analyse_command(argv: Sequence[str]) -> int:
     from empo.runs import now, versions
     from empo.survey.attention import flagged_raters
 
-    ratings, systems, statements, missing = _ratings(settings)
+    ratings, systems, statements, missing, replaced = _ratings(settings)
     rules = {"straight_share": settings.straight_share, "fast_seconds": settings.fast_seconds}
     flagged = flagged_raters(ratings, **rules)
     found, without = _analyses(settings, ratings, systems, {row["rater"] for row in flagged})
@@ -90,6 +90,7 @@ def analyse_command(argv: Sequence[str]) -> int:
         "aspects": list(found["agreement"]),
         "statements": statements,
         "missing": missing,
+        "replaced": replaced,
         "rules": rules,
         "flagged": flagged,
         "all": found,
@@ -106,24 +107,34 @@ def analyse_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _ratings(settings: AnalyseSettings) -> tuple[Any, list[str], dict[str, str], int]:
-    """Ratings, systems in the order of the comparisons, words of the aspects, rows without a value."""
+def _ratings(settings: AnalyseSettings) -> tuple[Any, list[str], dict[str, str], int, int]:
+    """Ratings, systems in the order of the comparisons, words of the aspects, and what is left out.
+
+    That are rows without a value, and replies rated by links that were replaced.
+    """
     from empo.survey.plan import TEXTS, open_answers, read_plan
-    from empo.survey.ratings import rating_rows, ratings_of, read_ratings_table
+    from empo.survey.ratings import (
+        rating_rows,
+        ratings_of,
+        read_ratings_table,
+        replaced_answers,
+    )
     from empo.survey.texts import load_texts
 
     if settings.input is not None:
         ratings, missing = read_ratings_table(settings.input)
-        return ratings, sorted(dict.fromkeys(ratings.system), key="human".__eq__), {}, missing
+        return ratings, sorted(dict.fromkeys(ratings.system), key="human".__eq__), {}, missing, 0
     folder = Path(settings.survey or "")
     plan = read_plan(folder)
-    rows = list(rating_rows(plan, open_answers(folder, plan)))
+    store = open_answers(folder, plan)
+    rows = list(rating_rows(plan, store))
     if not rows:
         raise UserError(f"{folder}: nobody has answered yet.")
     texts = load_texts(folder / TEXTS)
     there = {row["system"] for row in rows}
     systems = [name for name in plan["systems"] if name in there]
-    return ratings_of(rows), systems, {**texts.statements, **texts.checkbox}, 0
+    words = {**texts.statements, **texts.checkbox}
+    return ratings_of(rows), systems, words, 0, replaced_answers(store)
 
 
 def _analyses(

@@ -88,6 +88,9 @@ class StatusSettings:
 def status_command(argv: Sequence[str]) -> int:
     """How far the survey is, batch by batch; new links for batches that were left.
 
+    A new link replaces those of its batch that did not come to the end: they open no more, and their
+    ratings are left out of the table and the analysis, since the same person may begin again.
+
     Example: empo survey status survey --reissue 3 17
     """
     (settings,) = parse(
@@ -98,6 +101,7 @@ def status_command(argv: Sequence[str]) -> int:
     )
     from empo.reporting.markdown import aligned
     from empo.survey.plan import LINKS, append_links, open_answers, read_plan
+    from empo.survey.ratings import replaced_answers
 
     folder = Path(settings.survey)
     plan = read_plan(folder)
@@ -108,16 +112,25 @@ def status_command(argv: Sequence[str]) -> int:
             f"--reissue: there is no batch {unknown[0]}; they go from 1 to {len(sizes)}."
         )
     if settings.reissue:
-        append_links(
-            folder / LINKS, plan["url"], settings.reissue, store.add_links(settings.reissue)
-        )
-        print(f"{len(settings.reissue)} new links at the end of {folder / LINKS}\n")
-    progress = store.progress()
+        with alone(
+            folder / ".links.lock", folder / LINKS
+        ):  # two would write over each other's links
+            links = store.add_links(settings.reissue, sizes)
+            append_links(folder / LINKS, plan["url"], settings.reissue, links)
+        print(f"{len(links)} new links at the end of {folder / LINKS}\n")
+    everybody = store.progress()
+    progress = [row[:-1] for row in everybody if not row[-1]]
+    replaced = len(everybody) - len(progress)
     states = Counter(_state(begun, count, sizes[batch]) for _, batch, begun, count in progress)
     answered = sum(count for *_, count in progress)
     print(
         f"replies rated: {answered:,} of {sum(sizes.values()):,}; links: {len(progress):,}, "
         f"{states['not used']:,} not used, {states['begun']:,} begun, {states['finished']:,} finished"
+        + (
+            f"; {replaced:,} replaced, with {replaced_answers(store):,} replies rated that do not count"
+            if replaced
+            else ""
+        )
     )
     rows = [["batch", "rater", "rated", "state"]]
     rows += [
@@ -156,16 +169,18 @@ def export_command(argv: Sequence[str]) -> int:
         description=export_command.__doc__ or "",
     )
     from empo.survey.plan import open_answers, read_plan
-    from empo.survey.ratings import rating_rows, write_tidy
+    from empo.survey.ratings import rating_rows, replaced_answers, write_tidy
 
     folder = Path(settings.survey)
     plan = read_plan(folder)
-    rows = list(rating_rows(plan, open_answers(folder, plan)))
+    store = open_answers(folder, plan)
+    rows = list(rating_rows(plan, store))
     if not rows:
         raise UserError(f"{folder}: nobody has answered yet.")
     write_tidy(settings.output, rows)
-    raters = len({row["rater"] for row in rows})
-    print(f"{len(rows):,} ratings by {raters:,} raters: {settings.output}")
+    raters, replaced = len({row["rater"] for row in rows}), replaced_answers(store)
+    left = f" ({replaced:,} replies rated by links that were replaced are left out)"
+    print(f"{len(rows):,} ratings by {raters:,} raters{left * bool(replaced)}: {settings.output}")
     return 0
 
 

@@ -54,7 +54,7 @@ ANALYSIS = {
 SURVEY = {
     "schema": "empo.survey/2", "created": "2026-01-01", "versions": {}, "seed": 0, "resamples": 199,
     "command": "empo", "inputs": [], "aspects": ["warm"], "statements": {"warm": "It is warm."},
-    "missing": 0, "rules": {"straight_share": 0.8, "fast_seconds": 5.0},
+    "missing": 0, "replaced": 0, "rules": {"straight_share": 0.8, "fast_seconds": 5.0},
     "flagged": [{"rater": "r1", "items": 2, "straight": None, "median_seconds": 1.0, "reasons": ["x"]}],
     "all": ANALYSIS, "without_flagged": None,
 }  # fmt: skip

@@ -62,7 +62,7 @@ def results() -> dict[str, Any]:
     return {
         "schema": "empo.survey/2", "created": "2026-01-01", "versions": {"python": "3"}, "seed": 0,
         "resamples": 999, "command": "empo survey analyse x", "inputs": [], "aspects": aspects,
-        "statements": {}, "missing": 2, "rules": {"straight_share": 0.8, "fast_seconds": 5.0},
+        "statements": {}, "missing": 2, "replaced": 3, "rules": {"straight_share": 0.8, "fast_seconds": 5.0},
         "flagged": [], "all": found, "without_flagged": None,
     }  # fmt: skip
 
@@ -81,6 +81,7 @@ def test_means_tests_and_agreement(results: dict[str, Any]) -> None:
     assert text.startswith("## Human survey\n") and "![A figure](f.svg)" in text
     assert "9 raters, 108 ratings, 9 exchanges, 3 systems" in text
     assert "Ratings without a value, left out: 2" in text
+    assert "Replies rated by links that were replaced, left out: 3" in text
     assert "| sft | 50.50 \\[49.50, 51.50\\] |" in text
     assert (
         "| emotion understanding | sft − dpo | 5.00 \\[0.00, 10.00\\] | &lt; 0.0001 \\*\\*\\* | "

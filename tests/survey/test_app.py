@@ -133,6 +133,16 @@ def test_an_answer_stays_as_it_is(folder: Path, port: int) -> None:
     assert rows(folder) == before
 
 
+def test_a_link_that_was_replaced_says_so(folder: Path, port: int) -> None:
+    person = Browser(port, tokens(folder)[0])
+    person.agree()
+    form = {"stamp": person.get("/item/1").stamp, **dict(zip(SLIDERS, VALUES, strict=True))}
+    Store(folder / "answers.sqlite").add_links([1], {1: 6})
+    for page in (person.get(), person.post("/item/1", form)):
+        assert page.status == 410 and "This link was replaced" in page.text
+    assert rows(folder) == []
+
+
 def test_items_come_in_their_order(folder: Path, port: int) -> None:
     person = Browser(port, tokens(folder)[0])
     person.agree()
@@ -266,7 +276,7 @@ def test_nothing_of_a_person_is_kept(folder: Path, port: int) -> None:
     columns = {name: [c[1] for c in rows(folder, f"PRAGMA table_info({name})")] for name in tables}
     assert columns == {
         "secrets": ["name", "value"],
-        "participants": ["id", "batch", "link", "session"],
+        "participants": ["id", "batch", "link", "session", "replaced_by"],
         "answers": ["participant", "place", "ratings", "seconds"],
         "codes": ["code"],
     }

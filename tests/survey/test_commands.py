@@ -8,6 +8,7 @@ import json
 import os
 import random
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from small_survey import BOX, SLIDERS, Browser, Served, build, in_thread, tokens
 from empo.agree import agreement_command
 from empo.records import UserError
 from empo.reporting.survey_results import read_survey
+from empo.runs import alone
 from empo.survey.plan import balance_of, read_plan
 from empo.survey.store import Answer, Store
 from empo.survey_commands import survey_command
@@ -185,15 +187,70 @@ def test_a_batch_that_was_left_gets_a_new_link(
     assert run("status", folder, "--reissue", 3, 5) == 0
     out = capsys.readouterr().out
     assert (
-        "2 new links at the end of" in out and "links: 11, 10 not used, 1 begun, 0 finished" in out
+        "2 new links at the end of" in out
+        and "replies rated: 0 of 54; links: 9, 9 not used, 0 begun, 0 finished; 2 replaced, with 1 "
+        "replies rated that do not count"
+        in out
     )
-    assert "\n3      r0003  1 of 6  begun\n" in out
     after = tokens(folder)
     assert after[:9] == before and len(set(after)) == 11
     assert store.participant(after[9]).batch == 3 and store.participant(after[10]).batch == 5
     assert stat.S_IMODE(os.stat(folder / "links.csv").st_mode) == 0o600
     with pytest.raises(UserError, match="--reissue: there is no batch 10; they go from 1 to 9"):
         run("status", folder, "--reissue", 10)
+
+
+def test_who_begins_again_by_a_new_link_is_one_rater(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(folder / "answers.sqlite")
+    ratings = {**dict.fromkeys(SLIDERS, 99), BOX: 1}
+    store.consent(1, "mine")
+    for place in range(4):
+        store.keep(1, Answer(place, ratings, 20))
+    run("status", folder, "--reissue", 1)
+    folder_tokens = tokens(folder)
+    plan = read_plan(folder)
+    rng = random.Random(0)
+    for token in folder_tokens[1:]:
+        person = store.participant(token)
+        store.consent(person.id, token)
+        for place in range(6):
+            values = [rng.randint(0, 100) for _ in SLIDERS]
+            given = {**dict(zip(SLIDERS, values, strict=True)), BOX: rng.randint(0, 1)}
+            store.keep(person.id, Answer(place, given, 20))
+    assert len(plan["batches"]) == 9
+    run("export", folder, "--output", tmp_path / "tidy.csv")
+    assert "270 ratings by 9 raters (4 replies rated by links that were" in capsys.readouterr().out
+    assert ",r0001," not in (tmp_path / "tidy.csv").read_text()
+    run("analyse", folder, "--output", tmp_path / "out", "--resamples", 199)
+    found = read_survey(tmp_path / "out" / "survey.json")
+    assert found["all"]["raters"] == 9 and found["replaced"] == 4
+
+
+def test_links_that_two_processes_make_at_once_are_all_in_the_file(folder: Path) -> None:
+    command = [sys.executable, "-m", "empo.cli", "survey", "status", str(folder), "--reissue"]
+    both = [
+        subprocess.Popen([*command, *map(str, numbers)], stderr=subprocess.PIPE, text=True)
+        for numbers in ([1] * 150, [2] * 150)
+    ]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    for process, error in zip(both, errors, strict=True):
+        assert process.returncode == 0 or "another process" in error
+    store = Store(folder / "answers.sqlite")
+    found = tokens(folder)
+    assert len(found) == len(store.progress()) and all(map(store.participant, found))
+
+
+def test_a_file_of_links_that_another_process_writes_is_left_alone(folder: Path) -> None:
+    before, people = tokens(folder), len(Store(folder / "answers.sqlite").progress())
+    with (
+        alone(folder / ".links.lock", folder / "links.csv"),
+        pytest.raises(UserError, match=r"links.csv: another process is at work on it"),
+    ):
+        run("status", folder, "--reissue", 1)
+    assert tokens(folder) == before
+    assert len(Store(folder / "answers.sqlite").progress()) == people
 
 
 def test_codes_are_listed_when_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,22 @@ def test_an_answer_needs_consent_and_the_next_place(path: Path) -> None:
     other = Answer(0, {"a": 99, "b": 1}, 9)
     assert store.keep(person.id, other) == FIRST and store.answers(person.id) == [FIRST]
     assert store.keep(99, FIRST) is None
-    assert store.progress() == [(person.id, 7, True, 1)]
+    assert store.progress() == [(person.id, 7, True, 1, False)]
+
+
+def test_a_new_link_replaces_those_of_its_batch_that_are_not_whole(path: Path) -> None:
+    store = Store.create(path)
+    found = store.add_links([1, 1, 2])
+    for person in (1, 2):
+        store.consent(person, "mine")
+        store.keep(person, FIRST)
+    store.keep(1, Answer(1, {"a": 1}, 1.0))
+    new, newer = store.add_links([1, 1], {1: 2, 2: 2})
+    assert [row[-1] for row in store.progress()] == [False, True, False, True, False]
+    assert store.participant(found[1]).replaced and store.participant(new).replaced
+    assert not store.participant(newer).replaced
+    assert store.keep(2, Answer(1, {"a": 1}, 1.0)) is None, "its answers count no more"
+    assert len(store.answers(2)) == 1, "and are kept"
 
 
 def test_links_cannot_be_guessed_and_are_not_in_the_file(path: Path) -> None:
@@ -114,7 +129,7 @@ def test_files_that_hold_no_answers_are_refused(path: Path) -> None:
 def test_another_schema_is_refused(path: Path) -> None:
     Store.create(path).close()
     database = sqlite3.connect(path)
-    database.execute("PRAGMA user_version = 2")
+    database.execute("PRAGMA user_version = 1")
     database.close()
-    with pytest.raises(UserError, match="reads answers of schema 1 only"):
+    with pytest.raises(UserError, match="reads answers of schema 2 only"):
         Store(path)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from empo.records import UserError
+from empo.records import UserError, shown
 from empo.redaction import redacted
 from empo.runs import alone
 from empo.settings import option, parse
@@ -74,11 +76,34 @@ class BuildSettings:
                 f"--single-system: {self.single_system} is not between 0 and --ratings "
                 f"{self.ratings}."
             )
-        if not self.url.startswith(("http://", "https://")):
-            found.append(f"--url: {self.url!r} does not begin with http:// or https://.")
+        if wrong := _wrong_address(self.url):
+            found.append(
+                f"--url: {shown(self.url)} {wrong}. Give scheme, host and port alone, as in "
+                "https://survey.example.org; the page lies at the top of its site."
+            )
+        if not self.contact.strip():
+            found.append("--contact: it is blank. Say whom people can ask, for example by mail.")
         if self.seed < 0:
             found.append(f"--seed: {self.seed} is negative; 0 or more is needed.")
         return found
+
+
+def _wrong_address(url: str) -> str | None:
+    """What is wrong with the address of a site, to which links add their paths."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is none
+    except ValueError:
+        return "is no address"
+    if parts.scheme not in ("http", "https"):
+        return "does not begin with http:// or https://"
+    if not parts.hostname or re.search(r"[\s\\<>\"]", url):
+        return "has no host, or signs that no address has"
+    if "@" in parts.netloc:
+        return "has a name or password, which would stand in every link"
+    if parts.path.strip("/") or "?" in url or "#" in url:
+        return "has a path, query or fragment, with which links would lead nowhere"
+    return None
 
 
 def build_command(argv: Sequence[str]) -> int:

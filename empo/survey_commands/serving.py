@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from empo.records import UserError
 from empo.runs import alone
@@ -61,6 +62,13 @@ def serve_command(argv: Sequence[str]) -> int:
             f"{survey.plan['url']}/s/...); Ctrl-C stops",
             flush=True,
         )
+        links = urlsplit(survey.plan["url"])
+        if links.scheme == "http" and (links.port or 80) != place.getsockname()[1]:
+            print(
+                f"warning: the links lead to port {links.port or 80}. They reach this page only where a web "
+                "server passes them on. Else serve on that port, or build with the right --url.",
+                flush=True,
+            )
         server = uvicorn.Server(
             uvicorn.Config(
                 survey.app(),

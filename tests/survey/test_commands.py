@@ -272,7 +272,9 @@ def test_the_command_serves_stops_and_goes_on(served: Served) -> None:
     assert person.get().headers["location"].endswith("/item/2")
     code, printed = served.stop()
     assert code == 143 and printed.strip().splitlines() == [
-        "stopped by SIGTERM. What is done is kept: the same command goes on with what is missing."
+        "warning: the links lead to port 8000. They reach this page only where a web server passes them "
+        "on. Else serve on that port, or build with the right --url.",
+        "stopped by SIGTERM. What is done is kept: the same command goes on with what is missing.",
     ], "no log of requests"
 
 
@@ -310,6 +312,14 @@ def test_cookies_of_a_survey_under_https_are_sent_over_https_only(tmp_path: Path
         ({"ratings": 2}, "--ratings: 2 is too few"),
         ({"single_system": 4}, "--single-system: 4 is not between 0 and --ratings 3"),
         ({"url": "survey.example.org"}, "--url: 'survey.example.org' does not begin with http"),
+        ({"url": "https://"}, "--url: 'https://' has no host"),
+        ({"url": "http://a b.org"}, "--url: 'http://a b.org' has no host, or signs"),
+        ({"url": "http://a.org:x"}, "--url: 'http://a.org:x' is no address"),
+        ({"url": "https://a.org/survey"}, "has a path, query or fragment"),
+        ({"url": "https://a.org?x=1"}, "has a path, query or fragment"),
+        ({"url": "https://a.org/#x"}, "has a path, query or fragment"),
+        ({"url": "https://me:secret@a.org"}, "has a name or password"),
+        ({"contact": " "}, "--contact: it is blank"),
         ({"block": 0}, "--block: 0 is too few; at least 1 is needed"),
         (
             {"systems": ("alone",), "human": "false"},

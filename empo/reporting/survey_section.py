@@ -17,7 +17,7 @@ _MIXED = (
     "(random intercepts of {groups}; restricted maximum likelihood, z test) knows who rated what: **go by "
     "its p and interval**. A box that is ticked or not goes into it as 1 and 0, a linear probability "
     "model. Holm's "
-    "correction is over the {tests} tests of a column. Marks, after correction: \\*\\*\\* below .001, "
+    "correction is over the {tests} tests of a column{floor}. Marks, after correction: \\*\\*\\* below .001, "
     "\\*\\* below .01, \\* below .05. d is Cohen's: the mixed model's difference over the spread of the "
     "item means of the two systems, with a 95 % interval.\n\n"
 )
@@ -37,7 +37,7 @@ def survey_section(
         f"## Human survey{f' ({escape(of)})' if of else ''}\n\n" + _facts(results),
         *(f"![{escape(text)}]({file})\n" for text, file in (figures or {}).items()),
         _means(results),
-        _comparisons(found),
+        _comparisons(found, results["resamples"]),
         _beside_published(found),
         _agreement(found),
         _length(found),
@@ -112,14 +112,16 @@ def _range(values: set[int]) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _comparisons(found: Mapping[str, Any]) -> str:
+def _comparisons(found: Mapping[str, Any], resamples: int) -> str:
     rows = found["comparisons"]
     if not rows:
         return ""
+    tests = sum(row["p"] is not None for row in rows)
     text = _MIXED.format(
         test=escape("; ".join(sorted({row["test"] for row in rows}))),
         groups=", ".join(name for name in _groups(found) if name != "residual"),
-        tests=sum(row["p"] is not None for row in rows),
+        tests=tests,
+        floor=f", so that a paired p after it is no smaller than {tests / (resamples + 1):.2g}",
     )
     return "### Comparisons\n\n" + text + _pairs(rows)
 

@@ -29,7 +29,9 @@ class AnalyseSettings:
         0.8, help="share of items with all sliders equal from which a rater is flagged"
     )
     fast_seconds: float = option(5.0, help="median seconds per item below which a rater is flagged")
-    resamples: int = option(9_999, help="resamples of tests and intervals")
+    resamples: int = option(
+        99_999, help="resamples of tests and intervals; p is no smaller than 1 / (this + 1)"
+    )
     seed: int = option(0, help="seed of the resampling")
 
     def problems(self) -> list[str]:

@@ -88,6 +88,7 @@ def test_means_tests_and_agreement(results: dict[str, Any]) -> None:
         "4.50 \\[0.00, 1.00\\] | &lt; 0.0001 \\*\\*\\* | 0.50 \\[−0.50, 1.50\\] | 9 |"
     ) in text
     assert "random intercepts of reply, rater;" in text and "over the 12 tests" in text
+    assert "a paired p after it is no smaller than 0.012." in text
     assert (
         "| emotion understanding | 0.200 \\[0.100, 0.300\\] | 0.500 \\[0.400, 0.600\\] | 3.00 | 4.00 | 9.00 | 16.00 |"
         in text

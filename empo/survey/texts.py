@@ -19,6 +19,7 @@ FILLED = {
     "contact": {"contact"},
     "consent.paragraphs": {"items", "minutes", "contact"},
     "item.progress": {"number", "items"},
+    "done.debrief": {"contact"},
 }
 """Texts in which names in braces are filled in; in all others braces are braces."""
 
@@ -111,6 +112,7 @@ class Done(_Part):
     heading: Text
     before: Text
     code: Text
+    debrief: Text
     after: Text
 
 

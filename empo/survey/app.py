@@ -79,6 +79,8 @@ class Survey:
         self.plan = read_plan(folder)
         self.texts = load_texts(folder / TEXTS)
         self.store = open_answers(folder, self.plan)
+        self.opened: dict[tuple[int, int], str] = {}
+        """(participant, place) to the stamp of its first opening: a reload does not begin it anew."""
         self.batches = {batch["number"]: batch for batch in self.plan["batches"]}
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
@@ -174,10 +176,13 @@ class Survey:
         if wrong:
             if place < len(await run_in_threadpool(self.store.answers, participant.id)):
                 raise Refused("answered", 409)
-            return self._item_page(request, participant, place, ratings, wrong=wrong)
+            return self._item_page(
+                request, participant, place, ratings, wrong=wrong, sent=form["stamp"]
+            )
         kept = await run_in_threadpool(
             self.store.keep, participant.id, Answer(place, ratings, seconds)
         )
+        self.opened.pop((participant.id, place), None)
         if kept is not None and kept.ratings != ratings:
             raise Refused("answered", 409)
         return await self._onward(request, participant)
@@ -251,10 +256,15 @@ class Survey:
         *,
         answered: bool = False,
         wrong: Mapping[str, str] | None = None,
+        sent: str | None = None,
     ) -> Response:
+        """An item; `sent` is the stamp of its form that comes back, which may be of before a restart."""
         batch = self.batches[participant.batch]
         number, system = batch["places"][place]
         item = self.plan["items"][number]
+        stamp = forms.stamp(self.store.key, "item", request.cookies[COOKIE], place)
+        if not answered:
+            stamp = self.opened.setdefault((participant.id, place), sent or stamp)
         return self._page(
             "item.html",
             request,
@@ -266,7 +276,7 @@ class Survey:
             given=given,
             answered=answered,
             wrong=wrong or {},
-            stamp=forms.stamp(self.store.key, "item", request.cookies[COOKIE], place),
+            stamp=stamp,
         )
 
     def _page(self, name: str, request: Request, status: int = 200, **values: Any) -> Response:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from small_survey import BOX, SLIDERS, Browser, in_thread, tokens
 
+from empo.survey import forms
 from empo.survey.app import HEADERS
 from empo.survey.plan import read_plan
 from empo.survey.store import Store
@@ -61,6 +62,8 @@ def test_the_whole_way(folder: Path, port: int) -> None:
     (code,) = re.findall(r"[0-9A-F]{5}-[0-9A-F]{5}", page.text)
     assert rows(folder, "SELECT code FROM codes") == [(code,)]
     assert code in person.get("/done").text
+    assert "by computer programs that learn to answer" in page.text
+    assert page.text.count("ada@example.org") == 2, "in the debriefing and below it"
     made_of_the_link = hmac.digest(
         Store(folder / "answers.sqlite").key, b"code" + tokens(folder)[1].encode(), "sha256"
     )
@@ -72,6 +75,7 @@ def test_nothing_is_kept_without_consent(folder: Path, port: int) -> None:
     person = Browser(port, tokens(folder)[0])
     page = person.get()
     assert page.status == 200 and "set-cookie" not in page.headers
+    assert "Some replies are written by computer programs; we do not say which." in page.text
     assert "ada@example.org" in page.text and "about 5 minutes" in page.text
     for path in ("/instructions", "/example", "/item/1", "/done"):
         assert person.get(path).status == 403
@@ -179,6 +183,29 @@ def test_values_that_cannot_be_come_back_with_a_remedy(
     assert rows(folder) == []
 
 
+def test_the_seconds_are_those_since_a_page_was_first_opened(
+    folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(forms.time, "time", lambda: clock[0])
+    person = Browser(port, tokens(folder)[0])
+    person.agree()
+    person.get("/item/1")
+    clock[0] += 30
+    stamp = person.get("/item/1").stamp
+    clock[0] += 10
+    form = dict(zip(SLIDERS, VALUES, strict=True))
+    page = person.post("/item/1", {"stamp": stamp, **form, SLIDERS[0]: ""})
+    assert page.status == 422
+    clock[0] += 2
+    assert person.post("/item/1", {"stamp": page.stamp, **form}).status == 303
+    clock[0] += 5
+    stamp = person.get("/item/2").stamp
+    clock[0] += 7
+    assert person.post("/item/2", {"stamp": stamp, **form}).status == 303
+    assert rows(folder, "SELECT seconds FROM answers ORDER BY place") == [(42.0,), (7.0,)]
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -196,6 +223,7 @@ def test_forms_of_other_sites_are_refused(folder: Path, port: int, headers: dict
     form = {"stamp": person.get("/item/1").stamp, **dict(zip(SLIDERS, VALUES, strict=True))}
     page = person.post("/item/1", form, headers)
     assert page.status == 403 and "did not come from the page itself" in page.text
+    assert f'href="{person.link}"' in page.text, "a way on"
     assert rows(folder) == []
 
 

@@ -1,7 +1,8 @@
 """The folder of a survey: plan.json, the texts, the links and the answers.
 
 plan.json says everything that was decided before anyone answered: items with their texts, batches,
-seed, and how even the design is. It holds no secret, so it can be published with the results.
+seed, and how even the design is. It holds no secret, so it can be published with the results; before
+the last answer it would tell raters which system they rate.
 """
 
 from __future__ import annotations
@@ -194,7 +195,6 @@ def write_survey_folder(
     store = Store.create(beside / ANSWERS)
     numbers = [batch["number"] for batch in plan["batches"]]
     append_links(beside / LINKS, facts["url"], numbers, store.add_links(numbers))
-    store.close()
     whole = {
         "schema": PLAN_SCHEMA,
         "created": now(),
@@ -206,6 +206,8 @@ def write_survey_folder(
     }
     _PLAN.validate_python(whole)
     write_json(beside / PLAN, whole)
+    store.bind(sha256(beside / PLAN))
+    store.close()
     if folder.is_dir():
         folder.rmdir()
     beside.rename(folder)
@@ -260,6 +262,12 @@ def read_plan(folder: str | Path) -> dict[str, Any]:
 def open_answers(folder: str | Path, plan: Mapping[str, Any]) -> Store:
     """The answers of a survey; UserError where they are none of this plan's."""
     store = Store(Path(folder) / ANSWERS)
+    path = Path(folder) / PLAN
+    if not store.is_of(sha256(path)):
+        raise UserError(
+            f"{path}: it was changed since the survey was built, or is of another survey than "
+            f"{ANSWERS}, so nobody could tell what was rated. {REBUILD}"
+        )
     sizes = {batch["number"]: len(batch["places"]) for batch in plan["batches"]}
     for participant, batch, _, count, _ in store.progress():
         if count > sizes.get(batch, -1):

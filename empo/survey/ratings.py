@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from empo.corpora.csv_rows import Row, header_of, read_csv
-from empo.records import UserError, atomic, shown
+from empo.records import UserError, shown, write_text
 from empo.survey.store import Store
 
 COLUMNS = (
@@ -80,15 +82,24 @@ def replaced_answers(store: Store) -> int:
     return sum(count for *_, count, replaced in store.progress() if replaced)
 
 
-def write_tidy(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write the table atomically; returns the number of its rows."""
-    count = 0
-    with atomic(path) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for count, row in enumerate(rows, start=1):  # noqa: B007
-            writer.writerow(row)
-    return count
+def write_tidy(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the table atomically."""
+    write_text(path, _tidy(rows))
+
+
+def tidy_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Size and digest of the table that `write_tidy` makes of these rows, for manifests."""
+    data = _tidy(rows).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    return {"file": "exported ratings", "bytes": len(data), "sha256": digest, "ratings": len(rows)}
+
+
+def _tidy(rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def ratings_of(rows: Iterable[Mapping[str, Any]]) -> Ratings:

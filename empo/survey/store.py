@@ -115,6 +115,18 @@ class Store:
         self._database.execute("PRAGMA synchronous = FULL")  # an answer that is confirmed stays
         self._database.execute("PRAGMA foreign_keys = ON")
 
+    def bind(self, plan: str) -> None:
+        """Keep the digest of the plan (hex) that these answers are of; once."""
+        with self._writing() as database:
+            database.execute(
+                "INSERT INTO secrets (name, value) VALUES ('plan', ?)", (bytes.fromhex(plan),)
+            )
+
+    def is_of(self, plan: str) -> bool:
+        """Whether these are answers of the plan with this digest (hex)."""
+        rows = self._rows("SELECT value FROM secrets WHERE name = 'plan'")
+        return rows == [(bytes.fromhex(plan),)]
+
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()

@@ -69,18 +69,17 @@ def analyse_command(argv: Sequence[str]) -> int:
         prog="empo survey analyse",
         description=analyse_command.__doc__ or "",
     )
-    from empo.records import file_facts, write_text
+    from empo.records import write_text
     from empo.reporting.survey_figures import draw_survey
     from empo.reporting.survey_results import SURVEY_FILE, SURVEY_SCHEMA, write_survey
     from empo.reporting.survey_section import survey_report
     from empo.runs import now, versions
     from empo.survey.attention import flagged_raters
 
-    ratings, systems, statements, missing, replaced = _ratings(settings)
+    ratings, systems, statements, missing, replaced, inputs = _ratings(settings)
     rules = {"straight_share": settings.straight_share, "fast_seconds": settings.fast_seconds}
     flagged = flagged_raters(ratings, **rules)
     found, without = _analyses(settings, ratings, systems, {row["rater"] for row in flagged})
-    source = settings.input or str(Path(settings.survey or "") / "plan.json")
     results = {
         "schema": SURVEY_SCHEMA,
         "created": now(),
@@ -88,7 +87,7 @@ def analyse_command(argv: Sequence[str]) -> int:
         "seed": settings.seed,
         "resamples": settings.resamples,
         "command": redacted(shlex.join(["empo", "survey", "analyse", *argv])),
-        "inputs": [file_facts(source)],
+        "inputs": inputs,
         "aspects": list(found["agreement"]),
         "statements": statements,
         "missing": missing,
@@ -109,23 +108,28 @@ def analyse_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _ratings(settings: AnalyseSettings) -> tuple[Any, list[str], dict[str, str], int, int]:
-    """Ratings, systems in the order of the comparisons, words of the aspects, and what is left out.
+def _ratings(
+    settings: AnalyseSettings,
+) -> tuple[Any, list[str], dict[str, str], int, int, list[dict[str, Any]]]:
+    """Ratings, systems in the order of the comparisons, words of the aspects, what is left out, inputs.
 
-    That are rows without a value, and replies rated by links that were replaced.
+    Left out are rows without a value, and replies rated by links that were replaced.
     """
-    from empo.survey.plan import TEXTS, open_answers, read_plan
+    from empo.records import file_facts
+    from empo.survey.plan import PLAN, TEXTS, open_answers, read_plan
     from empo.survey.ratings import (
         rating_rows,
         ratings_of,
         read_ratings_table,
         replaced_answers,
+        tidy_facts,
     )
     from empo.survey.texts import load_texts
 
     if settings.input is not None:
         ratings, missing = read_ratings_table(settings.input)
-        return ratings, sorted(dict.fromkeys(ratings.system), key="human".__eq__), {}, missing, 0
+        systems = sorted(dict.fromkeys(ratings.system), key="human".__eq__)
+        return ratings, systems, {}, missing, 0, [file_facts(settings.input)]
     folder = Path(settings.survey or "")
     plan = read_plan(folder)
     store = open_answers(folder, plan)
@@ -136,7 +140,8 @@ def _ratings(settings: AnalyseSettings) -> tuple[Any, list[str], dict[str, str],
     there = {row["system"] for row in rows}
     systems = [name for name in plan["systems"] if name in there]
     words = {**texts.statements, **texts.checkbox}
-    return ratings_of(rows), systems, words, 0, replaced_answers(store)
+    inputs = [file_facts(folder / PLAN), tidy_facts(rows)]
+    return ratings_of(rows), systems, words, 0, replaced_answers(store), inputs
 
 
 def _analyses(

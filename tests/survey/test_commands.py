@@ -16,7 +16,7 @@ import pytest
 from small_survey import BOX, SLIDERS, Browser, Served, build, in_thread, tokens, write_responses
 
 from empo.agree import agreement_command
-from empo.records import UserError
+from empo.records import UserError, sha256
 from empo.reporting.survey_results import read_survey
 from empo.runs import alone
 from empo.survey.plan import balance_of, read_plan
@@ -106,6 +106,8 @@ def test_from_answers_to_the_report(
     assert run("analyse", folder, "--output", one, "--resamples", 199) == 0
     assert run("analyse", "--input", tidy, "--output", other, "--resamples", 199) == 0
     found, again = (read_survey(path / "survey.json") for path in (one, other))
+    assert [facts["file"] for facts in found["inputs"]] == ["plan.json", "exported ratings"]
+    assert found["inputs"][1]["sha256"] == sha256(tidy) == again["inputs"][0]["sha256"]
     for system, of in found["all"]["systems"].items():
         for aspect, described in of.items():
             there = again["all"]["systems"][system][aspect]
@@ -372,6 +374,16 @@ def test_a_plan_or_texts_that_were_changed_are_refused(folder: Path) -> None:
     (folder / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(UserError, match="field 'balance': it is not that of the batches"):
         read_plan(folder)
+
+
+def test_a_plan_with_other_replies_is_not_that_of_the_answers(folder: Path) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    replies = plan["items"][0]["responses"]
+    replies["xqa"], replies["human"] = replies["human"], replies["xqa"]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    for words in (["status", folder], ["analyse", folder, "--output", folder / "out"]):
+        with pytest.raises(UserError, match="plan.json: it was changed since the survey was built"):
+            run(*words)
 
 
 def test_texts_that_were_changed_are_refused(folder: Path) -> None:

@@ -67,6 +67,7 @@ def _answers() -> bytes:
         store.add_links([1, 2])
         store.consent(1, "mine")
         store.keep(1, Answer(0, {"warm": 40}, 12.5))
+        store.bind(hashlib.sha256(Sample("json", PLAN).data).hexdigest())
         store.close()
         return (Path(folder) / "a.sqlite").read_bytes()
 

@@ -41,6 +41,16 @@ def test_who_is_flagged_and_why() -> None:
     assert found["fast"]["reasons"] == ["too fast"]
 
 
+def test_a_wide_scale_does_not_make_others_equal() -> None:
+    rows = []
+    for item in range(5):
+        for rater, values in {"varied": (1, 5, 3), "equal": (3, 3, 3)}.items():
+            rows += page(rater, item, (values[item % 3], values[(item + 1) % 3], 0), 30)
+            rows[-2]["value"] = 250 * item  # the third slider goes from 0 to 1000
+    found = {row["rater"]: row["straight"] for row in flagged_raters(ratings_of(rows), **RULES)}
+    assert found == {"equal": 1.0}
+
+
 def test_a_single_slider_is_never_straight() -> None:
     rows = [
         row

@@ -187,8 +187,9 @@ def _agreement(found: Mapping[str, Any]) -> str:
     headers = ["aspect", "ICC(1)", "ICC(k)", "k", *(f"variance of {name}" for name in groups)]
     return (
         "### Agreement\n\nICC(1): how far a single rating tells items (replies) apart; ICC(k): the mean "
-        "of the k ratings that an item has. One-way, since every item has raters of its own, with 95 % "
-        "intervals. The variances are those of the mixed model.\n\n" + table(headers, rows)
+        "of the k ratings that an item has. One-way: what raters do is noise. Raters are nested in batches, one "
+        "behind many items, which the 95 % intervals (by F) do not know, so they are approximate and too "
+        "narrow. The variances are those of the mixed model.\n\n" + table(headers, rows)
     )
 
 

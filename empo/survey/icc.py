@@ -1,4 +1,4 @@
-"""Intraclass correlation of one-way tables: every item has raters of its own."""
+"""Intraclass correlation of one-way tables, in which what raters do is noise."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def intraclass(values: np.ndarray, items: np.ndarray) -> dict[str, Any]:
 
     `values` and `items` (codes 0..m-1) have shape (n,). From the one-way analysis of variance (Shrout
     and Fleiss 1979, their ICC(1,1) and ICC(1,k), intervals by F): k = (n - sum n_i^2 / n) / (m - 1)
-    ratings per item, which is their number where it is the same for all; where it is not, the
-    intervals are approximate. Negative where raters of an item agree less than those of any two.
+    ratings per item, which is their number where it is the same for all. The F distribution takes raters
+    for new ones in every item; in a survey they are nested in batches, one behind many items, so there
+    the intervals are approximate and too narrow. Negative where raters of an item agree less than those of any two.
     `reasons` has a sentence where a value is None.
     """
     counts = np.bincount(items)

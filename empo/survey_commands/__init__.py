@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
 
 from empo.records import UserError
@@ -28,4 +31,10 @@ def survey_command(argv: Sequence[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         raise UserError(f"empo survey {argv[0]}: no such command; known: {', '.join(COMMANDS)}")
-    return COMMANDS[argv[0]](argv[1:])
+    try:
+        code = COMMANDS[argv[0]](argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code

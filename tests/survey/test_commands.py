@@ -255,6 +255,15 @@ def test_a_file_of_links_that_another_process_writes_is_left_alone(folder: Path)
     assert len(Store(folder / "answers.sqlite").progress()) == people
 
 
+def test_output_that_nobody_reads_to_its_end(folder: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "empo.cli", "survey", "status", str(folder)]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 def test_codes_are_listed_when_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = Store(folder / "answers.sqlite").code(tokens(folder)[0])
     run("status", folder)

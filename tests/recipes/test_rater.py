@@ -281,7 +281,7 @@ def test_a_second_command_on_the_folder_stops_at_once_and_a_fresh_one_takes_anot
     assert read_json(fresh / "results.json")["settings"].get("fresh") is None
     assert recipe("rater")([*words(judged, encoder, fresh), *other[:2]]) == 0
     assert "this run is complete" in capsys.readouterr().out
-    with pytest.raises(UserError, match="Give its settings to continue it. `--fresh` begins a new"):
+    with pytest.raises(UserError, match="It stays as it is. `--fresh` begins a new"):
         recipe("rater")([*argv, *other[:2]])
 
 

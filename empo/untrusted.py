@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from empo.records import UserError, read_json
+from empo.records import UserError, read_json, shown
 
 CONFIGS = (
     "config.json",
@@ -202,11 +202,11 @@ def _check_index(index: Path) -> None:
     for shard in sorted(set(map(str, shards.values()))):
         if not is_folder_name(shard) or not shard.endswith(".safetensors"):
             raise UserError(
-                f"{index}, field 'weight_map': {shard!r} is no safetensors file in this folder."
+                f"{index}, field 'weight_map': {shown(shard)} is no safetensors file in this folder."
             )
         if not (index.parent / shard).is_file():
             raise UserError(
-                f"{index}, field 'weight_map': {shard} is missing. Copy or download it again."
+                f"{index}, field 'weight_map': {shard[:200]} is missing. Copy or download it again."
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ INPUTS = InputSettings(
 
 _NO_WEIGHTS = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OverflowError, MemoryError),
-    *(IndexError, KeyError, TypeError, AttributeError, AssertionError, OSError),
+    *(IndexError, KeyError, TypeError, AttributeError, AssertionError, OSError, struct.error),
 )
 """What torch raises for a file that is no pickle of weights, or a damaged one."""
 _UNUSED = re.compile(r"norm\.|.*(position_ids|pooler\.|lm_head\.)")

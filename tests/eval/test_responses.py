@@ -134,7 +134,9 @@ def test_problems_are_reported_at_once(main, files):
         main(["--metrics", "trie,tree", "--rater-cache", "x", "--output", str(files / "out")])
     assert "no such metric: tree; known: diff_epitome, bertscore, trie" in str(error.value)
     assert "give --responses FILE... or --dialogues" in str(error.value)
-    assert "--rater-cache: there is nothing to keep without --rater or --ratings" in str(error.value)
+    assert "--rater-cache: there is nothing to keep without --rater or --ratings" in str(
+        error.value
+    )
 
 
 def test_settings_out_of_range_are_problems(main, files):

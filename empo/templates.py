@@ -98,7 +98,7 @@ def check_template(template: str, name: str) -> None:
             reason = f"it does not end within {CPU_SECONDS} seconds, or takes more than a GiB"
     if reason != "-":
         raise UserError(
-            f"{name}: the chat template of the tokenizer is not used: {' '.join(reason.split())}. "
+            f"{name}: the chat template of the tokenizer is not used: {' '.join(reason.split())[:500]}. "
             "Take the template out of a copy of the model (chat_template.jinja, or the field "
             "chat_template of tokenizer_config.json) and set `chat_template: zephyr`."
         )

@@ -79,7 +79,7 @@ def read_csv(path: str | Path, columns: Sequence[str], escape: str | None = None
     missing = [name for name in columns if name not in header]
     if missing:
         raise UserError(
-            f"{path}: the column{'s' * (len(missing) > 1)} {', '.join(missing)} "
+            f"{path}: the column{'s' * (len(missing) > 1)} {listed(missing)} "
             f"{'are' if len(missing) > 1 else 'is'} missing; found: {listed(header)}."
         )
     twice = sorted({name for name in header if header.count(name) > 1})

@@ -114,7 +114,7 @@ def _check_columns(columns: list[str], path: str | Path, schema: Mapping) -> Non
     missing = [name for name in schema.columns if name not in columns]
     if missing:
         raise UserError(
-            f"{path}: the column{'s' * (len(missing) > 1)} {', '.join(missing)} "
+            f"{path}: the column{'s' * (len(missing) > 1)} {listed(missing)} "
             f"{'are' if len(missing) > 1 else 'is'} missing; found: {listed(columns)}. "
             "For a corpus with other column names give a mapping file (--mapping)."
         )

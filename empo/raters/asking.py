@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from empo.dialogues import Turn
 from empo.raters.folder import PROMPTS
 from empo.raters.prompt_questions import Shot
-from empo.raters.prompt_templates import Asked, Wording
+from empo.raters.prompt_templates import Asked, Wording, read_wording
 from empo.rating import RatingInput
 from empo.records import read_typed, write_json
 
@@ -103,7 +103,13 @@ class Asking:
             ]
             for name, of in facts["shots"].items()
         }
-        return cls(Wording(**facts["wording"]), asked, shots, facts["model"])
+        of_stories = "{first}" in facts["wording"]["user"]
+        wording = read_wording(
+            "stories" if of_stories else "response",
+            facts["wording"],
+            f"{folder / PROMPTS}, wording",
+        )
+        return cls(wording, asked, shots, facts["model"])
 
 
 def _context(found: str | list[list[str]]) -> str | tuple[Turn, ...]:

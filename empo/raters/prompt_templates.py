@@ -156,7 +156,7 @@ def load_prompts(item: Item, path: str | Path | None = None) -> Prompts:
                 if name == _DIMENSIONS:
                     dimensions[key] = _asked(key, entry, where)
                 else:
-                    wording = _wording(name, entry, where)
+                    wording = read_wording(name, entry, where)
                     if name == item:
                         wordings[key] = wording
     return Prompts(item, wordings, dimensions)
@@ -172,7 +172,8 @@ def _texts(entry: Any, names: Sequence[str], more: Sequence[str], where: str) ->
     return {name: entry[name] for name in names}
 
 
-def _wording(item: str, entry: Any, where: str) -> Wording:
+def read_wording(item: str, entry: Any, where: str) -> Wording:
+    """The wording that an entry describes. Raises UserError naming `where`, as `load_prompts`."""
     texts = _texts(entry, ("system", "user"), (), where)
     known = (*ASKED, *TEXTS[item])
     used: set[str] = set()

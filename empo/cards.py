@@ -116,12 +116,17 @@ def _summary(facts: dict[str, Any]) -> str:
     )
     on = f" Base: {base['name']} ({identity})." if base else ""
     reference = f" Reference: {facts['reference']}." if facts.get("reference") else ""
-    rewards = "; ".join(
-        f"{entry['name']} ({', '.join(f'{w:g} x {d}' for d, w in entry['dimensions'].items())}, "
-        f"{entry['transform']}{', without the effect of length' * entry['length_residual']})"
-        for entry in facts.get("reward", [])
-    )
+    rewards = "; ".join(entry["name"] + _rewarded(entry) for entry in facts.get("reward", []))
     return f"{what}{on}{reference}" + (f" Reward: {rewards}." if rewards else "")
+
+
+def _rewarded(entry: Mapping[str, Any]) -> str:
+    """What was rewarded on-policy; nothing where the rater chose pairs."""
+    if "dimensions" not in entry:
+        return ""
+    of = ", ".join(f"{weight:g} x {name}" for name, weight in entry["dimensions"].items())
+    residual = ", without the effect of length" * entry["length_residual"]
+    return f" ({of}, {entry['transform']}{residual})"
 
 
 def rater_card(facts: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from transformers.trainer_utils import set_seed
 
 from empo.choosing import BestOf, summary
 from empo.dialogues import Exchange
+from empo.json_values import decoded
 from empo.process import MAKE_ROOM
 from empo.prompts import ChatFormat
 from empo.records import (
@@ -300,7 +301,7 @@ def _done(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
 def _whole(line: bytes) -> dict[str, Any] | None:
     """The row of a partial file that a line holds; None where it does not agree with its digest."""
     try:
-        row = json.loads(line)
+        row = decoded(line.decode())
         return row if row.pop("sha256") == _digest(row) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from empo.json_values import decoded
 from empo.rating import Dimension, Ratings
 from empo.sqlite_file import Kind, SqliteFile
 
@@ -117,7 +118,7 @@ def _row(
     """Raises ValueError or TypeError for what `RatingStore.write` cannot have written."""
     *numbers, warnings_as_json = flags_count_and_warnings
     of_dimensions, values = np.frombuffer(scores, "<f8"), np.frombuffer(probabilities, "<f8")
-    widths, warnings = json.loads(widths_as_json), json.loads(warnings_as_json)
+    widths, warnings = decoded(widths_as_json), decoded(warnings_as_json)
     if len(widths) != len(of_dimensions) or sum(width or 0 for width in widths) != len(values):
         raise ValueError(
             f"{len(of_dimensions)} scores and {len(values)} probabilities for the widths {widths}"

@@ -21,6 +21,7 @@ from language_model_readers import (
 from test_readers import placed
 
 from empo.corpora.wassa import read_wassa_dialogues, read_wassa_essays
+from empo.generation import _whole
 from empo.raters.calibrated import CalibratedRater
 from empo.raters.explanations import write_explanations
 from empo.raters.scoring_lm import ScoringLM
@@ -169,3 +170,9 @@ def test_a_line_separator_in_a_story_is_kept() -> None:
     entry = {**WRITTEN[0], "story_A": "My dog\u2028ran away."}
     (pair,), rejected = parse_pairs(json.dumps([entry], ensure_ascii=False), (3, 6))
     assert pair.story_a == entry["story_A"] and rejected == []
+
+
+def test_levels_without_end_in_a_line_half_made_are_a_damaged_line(tmp_path: Path) -> None:
+    partial = tmp_path / ".a.jsonl.partial"
+    partial.write_text('{"key": ' + "[" * 100_000)
+    assert _whole(partial.read_bytes()) is None

@@ -7,7 +7,7 @@ has learnt to like beside empathy, length above all, is in the choice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from empo.dialogues import Exchange
+from empo.length_effect import LengthEffect, spread_out
 from empo.rating import Rater, RatingInput, Ratings, checked
 from empo.records import UserError, finite, shown
 
@@ -32,12 +33,15 @@ class Judge:
 
     Of one dimension it is its value in native units. Of several it is the mean of their values, each
     scaled by its range to 0..1; NaN where one of them is NaN. `dimensions` empty: all of the rater.
+    `length` is taken out of the number, so that it is one at the mean length; a blank reply, which is
+    shorter than any, is then NaN.
     """
 
     rater: Rater
     dimensions: tuple[str, ...] = ()
     value: Value = "score"
     batch_size: int = 32
+    length: LengthEffect | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError where the rater has no such dimension, or one is named twice."""
@@ -64,7 +68,19 @@ class Judge:
     def facts(self) -> dict[str, Any]:
         """What the numbers are, as JSON."""
         low, high = self.scale
-        return {"dimensions": list(self.dimensions), "value": self.value, "low": low, "high": high}
+        found = {"dimensions": list(self.dimensions), "value": self.value, "low": low, "high": high}
+        return found if self.length is None else {**found, "length_effect": self.length.facts()}
+
+    def at_equal_length(self, exchanges: Sequence[Exchange]) -> Judge:
+        """This judge without what its number owes to length, as measured on human replies.
+
+        Raises UserError where too few of them have a score.
+        """
+        some = spread_out(exchanges)
+        pairs = [RatingInput(exchange.context, exchange.reply) for exchange in some]
+        found, _ = self.judged(pairs, "rating human replies")
+        effect = LengthEffect.fit(list(map(finite, found)), [e.reply for e in some])
+        return replace(self, length=effect)
 
     def judged(self, pairs: Sequence[RatingInput], told: str) -> tuple[np.ndarray, np.ndarray]:
         """The number of every pair, shape (n,), and its dimensions in native units, shape (n, D).
@@ -80,7 +96,12 @@ class Judge:
                 parts.append(self._values(ratings))
                 bar.update(len(some))
         values = np.concatenate(parts)
-        return self._united(values), values
+        united = self._united(values)
+        if self.length is not None:
+            texts = [pair.response for pair in pairs]
+            united = united - self.length.of(texts)
+            united[[not text.strip() for text in texts]] = np.nan
+        return united, values
 
     def _values(self, ratings: Ratings) -> np.ndarray:
         """Shape (n, D) in native units, the dimensions in the order of this judge."""
@@ -137,7 +158,8 @@ class BestOf:
 
         Ties go to the first reply. Where no reply has a score, the first is kept and `score` is
         None. `scores` has the chosen reply's dimensions in native units; `tied` counts the replies
-        of another text with the same score as the chosen one.
+        of another text with the same score as the chosen one; `replies` are all n as they were
+        sampled, text and score.
         """
         pairs = [
             RatingInput(exchange.context, text)
@@ -173,6 +195,10 @@ class BestOf:
                 name: finite(value)
                 for name, value in zip(self.judge.dimensions, values[place], strict=True)
             },
+            "replies": [
+                {"response": text, "score": finite(score)}
+                for text, score in zip(texts, scores, strict=True)
+            ],
         }
 
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from empo.alignment.launching import quiet_dependencies
 from empo.choosing import BestOf, Judge, Value
+from empo.dialogues import Exchange
 from empo.process import run
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
 from empo.records import file_facts
@@ -82,6 +83,9 @@ class GenerateSettings:
     rater_value: Value = option(
         "score", help="of a dimension: its score, or the mean of its levels by their probabilities"
     )
+    length_residual: bool = option(
+        False, help="choose at equal length: by what the score has beside the length of the reply"
+    )
     rater_cache: str | None = option(
         None, help="SQLite file with earlier ratings (default: in the user's cache folder)"
     )
@@ -105,8 +109,8 @@ class GenerateSettings:
         if self.best_of is None:
             found += [
                 f"--{name.replace('_', '-')}: nothing is chosen without --best-of N."
-                for name in ("rater", "rater_dimension", "rater_cache")
-                if getattr(self, name) is not None
+                for name in ("rater", "rater_dimension", "length_residual", "rater_cache")
+                if getattr(self, name)
             ]
         else:
             if self.best_of < 2:
@@ -149,7 +153,7 @@ def reply(settings: GenerateSettings) -> int:
     if settings.subset == "published":
         exchanges = published_subset(exchanges)
     exchanges = exchanges[: settings.limit]
-    best_of = chooser(settings)
+    best_of = chooser(settings, exchanges)
 
     source = models.resolve(
         settings.model,
@@ -202,8 +206,8 @@ def reply(settings: GenerateSettings) -> int:
     return 0
 
 
-def chooser(settings: GenerateSettings) -> BestOf | None:
-    """Who chooses among several replies, if anybody does."""
+def chooser(settings: GenerateSettings, exchanges: Sequence[Exchange]) -> BestOf | None:
+    """Who chooses among several replies, if anybody does; at equal length, as on human replies."""
     if settings.best_of is None or settings.rater is None:
         return None
     from empo.raters.combined import CachedRater
@@ -217,6 +221,8 @@ def chooser(settings: GenerateSettings) -> BestOf | None:
     for warning in rater.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     judge = Judge(rater, tuple(settings.rater_dimension or ()), settings.rater_value)
+    if settings.length_residual:
+        judge = judge.at_equal_length(exchanges)
     return BestOf(settings.best_of, judge, identities(settings.rater))
 
 

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from empo.dialogues import Exchange
     from empo.raters.rewards import RaterReward
 
-FITTED_ON = 512
-"""Human replies that show how the reward goes with length."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, rate, train, save."""
@@ -124,16 +121,17 @@ def rater_reward(
     How the reward goes with length is measured on human replies, and said where it does. Raises
     UserError where the rater scores none of them, or lacks what is asked for.
     """
+    from empo.length_effect import LengthEffect, spread_out
     from empo.raters.identity import identities
     from empo.raters.loading import load_raters
-    from empo.raters.rewards import LengthEffect, as_reward
+    from empo.raters.rewards import as_reward
     from empo.rating import RatingInput
 
     rater = load_raters(settings.rater, settings.rater_device)
     names = settings.dimensions or [dimension.name for dimension in rater.dimensions]
     weights = dict(zip(names, settings.weights or [1.0] * len(names), strict=True))
     reward = as_reward(rater, weights, settings.transform, level=settings.level)
-    some = exchanges[:: max(1, len(exchanges) // FITTED_ON)][:FITTED_ON]
+    some = spread_out(exchanges)
     found = reward.of([RatingInput(each.context, each.reply) for each in some])
     effect = LengthEffect.fit(found, [each.reply for each in some])
     for warning in (*rater.warnings, *filter(None, [effect.warning])):

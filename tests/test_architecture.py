@@ -31,6 +31,7 @@ FLOORS = {
         "json_values",
         "yaml_values",
         "pair_files",
+        "length_effect",
     },
     2: {"preferences", "prompts", "corpora", "models", "checkpoints", "choosing", "sampling"},
     3: {"alignment", "generation", "harness", "metrics", "raters", "mining"},

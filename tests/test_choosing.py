@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,14 @@ def test_the_best_of_three_and_what_was_chosen_from() -> None:
     assert choices[0] == {
         **{"place": 1, "n": 3, "distinct": 3, "scored": 3, "tied": 1},
         **{"score": 40.0, "mean_score": 30.0, "lowest_score": 10.0, "scores": {"worth": 40.0}},
+        "replies": [
+            {"response": "a", "score": 10.0},
+            {"response": "bb", "score": 40.0},
+            {"response": "ccc", "score": 40.0},
+        ],
     }
+    assert [reply["score"] for reply in choices[1].pop("replies")] == [None, 10.0, 10.0]
+    assert [reply["response"] for reply in choices[2].pop("replies")] == ["?", "!", "?"]
     assert choices[1] == {
         **{"place": 1, "n": 3, "distinct": 2, "scored": 2, "tied": 0},
         **{"score": 10.0, "mean_score": 10.0, "lowest_score": 10.0, "scores": {"worth": 10.0}},
@@ -136,6 +144,21 @@ def test_the_best_of_three_and_what_was_chosen_from() -> None:
         "mean_score": {"best": 25.0, "all": 20.0},  # (40 + 10) / 2, (30 + 10) / 2
         "mean_characters": {"best": 1.333333, "all": 1.333333},  # (2 + 1 + 1) / 3
     }
+
+
+def test_at_equal_length_a_choice_is_by_what_length_does_not_explain() -> None:
+    # human replies of 1, 2 and 3 characters are worth 10, 20 and 30: 10 a character, 20 at the mean
+    human = [replace(exchange(name), reply=name) for name in ("a", "aa", "aaa")]
+    rater = by_table(a=10.0, aa=20.0, aaa=30.0, bb=25.0, cccc=42.0)
+    judge = Judge(rater).at_equal_length(human)
+    assert judge.facts()["length_effect"]["slope"] == pytest.approx(10.0)
+    found, values = judge.judged(inputs("a", "bb", "cccc", " ", "?"), "t")
+    np.testing.assert_allclose(found, [20.0, 25.0, 22.0, np.nan, np.nan])
+    np.testing.assert_array_equal(values[:3, 0], [10.0, 25.0, 42.0])
+    (choice,) = BestOf(3, judge, []).choose([exchange("x")], [["cccc", "bb", "a"]])
+    assert choice["place"] == 1 and choice["scores"] == {"worth": 25.0}
+    with pytest.raises(UserError, match="1 of 2 replies have one"):
+        Judge(rater).at_equal_length([human[0], exchange("y")])
 
 
 def test_the_rater_reads_the_context_of_each_reply() -> None:

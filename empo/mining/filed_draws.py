@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ class FiledDraws:
 
     `exchanges` are those that have a pair in some epoch, in corpus order; in an epoch in which one
     has none it repeats another of its epochs. `facts` count both, for run.json. An epoch of the files
-    is an epoch of the training.
+    is an epoch of the training. Of sampled pairs both replies are the files' own: the reply of an
+    exchange is then the sampled one that was chosen.
     """
 
     def __init__(self, folder: str | Path, exchanges: Sequence[Exchange], rejected: int) -> None:
@@ -29,10 +31,12 @@ class FiledDraws:
         """
         self.folder = folder
         manifest, epochs = read_pair_files(folder)
+        self._sampled = manifest.get("sampled") is not None
         of_id = {exchange.id: exchange for exchange in exchanges}
         self.epochs = len(epochs)
         self._rejected: list[dict[str, list[Exchange]]] = []
         self._opposites: dict[str, str] = {}
+        self._chosen: dict[str, str] = {}
         self._pools: Counter[str] = Counter()
         for number, pairs in enumerate(epochs):
             found: dict[str, list[Exchange]] = {}
@@ -47,7 +51,11 @@ class FiledDraws:
                     )
             self._rejected.append(found)
         self.rejected = rejected
-        self.exchanges = [exchange for exchange in exchanges if exchange.id in self._opposites]
+        self.exchanges = [
+            replace(exchange, reply=self._chosen.get(exchange.id, exchange.reply))
+            for exchange in exchanges
+            if exchange.id in self._opposites
+        ]
         self._own = {
             exchange.id: [e for e, found in enumerate(self._rejected) if exchange.id in found]
             for exchange in self.exchanges
@@ -59,6 +67,7 @@ class FiledDraws:
             "files": manifest["files"],
             "seed": manifest.get("seed"),
             "mining": manifest.get("mining"),
+            "sampled": manifest.get("sampled"),
             "exchanges_without_pairs": len(exchanges) - len(self.exchanges),
             "repeated_by_epoch": [len(self.exchanges) - len(found) for found in self._rejected],
         }
@@ -88,18 +97,24 @@ class FiledDraws:
 
     def _reply(self, pair: Pair, of_id: dict[str, Exchange]) -> Exchange:
         """The exchange whose reply is rejected; UserError where the pair is not of these exchanges."""
-        for name in (pair.id, pair.rejected_id):
+        for name in (pair.id, *(() if self._sampled else (pair.rejected_id,))):
             if name not in of_id:
                 raise UserError(
                     f"{self.folder}: the pairs name the dialogue {shown(name)}, which the training "
                     f"corpus does not have. {REMEDY}"
                 )
-        exchange, rejected = of_id[pair.id], of_id[pair.rejected_id]
+        exchange = of_id[pair.id]
+        chosen, loser = ([m.content for m in reply] for reply in (pair.chosen, pair.rejected))
+        if self._sampled:
+            rejected = replace(exchange, id=pair.rejected_id, reply="\n".join(loser))
+            expected = self._chosen.setdefault(pair.id, "\n".join(chosen))
+        else:
+            rejected, expected = of_id[pair.rejected_id], exchange.reply
         prompt = [message.model_dump() for message in pair.prompt if message.role != "system"]
         same = {
             "prompt": prompt == exchange.messages(),
-            "chosen": [m.content for m in pair.chosen] == [exchange.reply],
-            "rejected": [m.content for m in pair.rejected] == [rejected.reply],
+            "chosen": chosen == [expected],
+            "rejected": loser == [rejected.reply],
         }
         if wrong := [field for field, equal in same.items() if not equal]:
             raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy as np
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from empo.corpora.labelled import Example, LabelledCorpus
+from empo.corpora.labelled import LabelledCorpus
 from empo.process import Stopped
+from empo.raters.apart import cut_groups, unseen_by
 from empo.raters.baselines import BASELINES
 from empo.raters.folder import RaterConfig
 from empo.raters.held_out import best_unit, measure
@@ -58,7 +58,10 @@ def suited(corpus: LabelledCorpus, settings: RaterSettings) -> LabelledCorpus:
     """
     dimensions = chosen_dimensions(corpus, settings.dimensions)
     names = {dimension.name for dimension in dimensions}
-    examples = [e for e in corpus.examples if names & e.labels.keys()]
+    examples = corpus.examples
+    if settings.apart_from is not None:
+        examples = unseen_by(settings.apart_from, examples, corpus.facts()["files"])
+    examples = [e for e in examples if names & e.labels.keys()]
     examples = cut_groups(examples, settings.limit, settings.split_seed)
     numbers = settings.loss not in KEEP_LEVELS
     if numbers and settings.scale == "unit":
@@ -200,15 +203,6 @@ def chosen_dimensions(corpus: LabelledCorpus, names: Sequence[str] | None) -> li
             f"dimensions: {', '.join(unknown)} is unknown; {corpus.source} has: {', '.join(known)}."
         )
     return [known[name] for name in names]
-
-
-def cut_groups(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
-    """The examples of `limit` groups drawn by `seed`, in their order; a file is often sorted."""
-    groups = list(dict.fromkeys(example.group for example in examples))
-    if limit is None or limit >= len(groups):
-        return list(examples)
-    kept = set(random.Random(seed).sample(groups, limit))
-    return [example for example in examples if example.group in kept]
 
 
 @with_config(extra="allow")

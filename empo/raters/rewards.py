@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from empo.dialogues import Turn
+from empo.length_effect import LengthEffect
 from empo.rating import Rater, RatingInput, Ratings, checked
 from empo.records import UserError, finite
 
@@ -27,69 +27,10 @@ log-odds."""
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
 MOST_LOGIT = 20.0
 """Log-odds are kept within plus and minus this: a probability of 0 or 1 has none."""
-LONG = 0.5
-"""A reward that correlates with the length of replies by this much or more is called one of length."""
 _SILENT = 256
 """Replies after which a rater that scored none of them ends the training."""
 
 Messages = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class LengthEffect:
-    """How a reward goes with the length of replies, in characters, on replies it was fitted on.
-
-    `slope` per character, `mean` the mean length; `correlation` is Pearson's, None where one of the
-    two is constant; `n` replies.
-    """
-
-    slope: float
-    mean: float
-    correlation: float | None
-    n: int
-
-    @classmethod
-    def fit(cls, rewards: Sequence[float | None], replies: Sequence[str]) -> LengthEffect:
-        """The least-squares line over the replies that have a reward.
-
-        Raises UserError with fewer than three of them.
-        """
-        known = [
-            (len(reply.strip()), reward)
-            for reply, reward in zip(replies, rewards, strict=True)
-            if reward is not None
-        ]
-        if len(known) < 3:
-            raise UserError(
-                f"reward: {len(known)} of {len(rewards)} replies have one; the effect of their "
-                "length cannot be measured. Choose another rater."
-            )
-        lengths, values = np.array(known, dtype=float).T
-        if np.ptp(lengths) == 0 or np.ptp(values) == 0:
-            return cls(0.0, float(lengths.mean()), None, len(known))
-        correlation = float(np.corrcoef(lengths, values)[0, 1])
-        slope = correlation * float(values.std() / lengths.std())
-        return cls(slope, float(lengths.mean()), correlation, len(known))
-
-    def of(self, replies: Sequence[str]) -> np.ndarray:
-        """What the length adds to the reward of each reply, shape (n,); 0 at the mean length."""
-        return self.slope * (np.array([len(reply.strip()) for reply in replies]) - self.mean)
-
-    def facts(self) -> dict[str, Any]:
-        """The effect as JSON."""
-        return asdict(self)
-
-    @property
-    def warning(self) -> str | None:
-        """What to say where the reward goes with length; None where it hardly does."""
-        if self.correlation is None or abs(self.correlation) < LONG:
-            return None
-        way = "longer" if self.correlation > 0 else "shorter"
-        return (
-            f"the reward goes with the length of replies (correlation {self.correlation:.2f} on "
-            f"{self.n} replies): a policy can earn it by {way} replies alone. Set length_residual, and "
-            "compare at equal length."
-        )
 
 
 class RaterReward:

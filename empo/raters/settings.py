@@ -76,6 +76,10 @@ class RaterSettings(ScoringSettings, PromptSettings, Seq2SeqSettings, ScratchSet
     )
     licence: str = option("not stated", help="licence of the data, for the card")
     limit: int | None = option(None, help="use only N groups, drawn by split_seed")
+    apart_from: str | None = option(
+        None,
+        help="folder of a rater whose groups are left out: one rewards, the other measures",
+    )
     articles: str | None = option(None, help="WASSA: csv of the news articles, article_id and text")
     incomplete: Literal["drop", "keep"] = option(
         "drop", help="WASSA: rows that miss a label: dropped (official), or kept with the others"
@@ -182,6 +186,8 @@ class RaterSettings(ScoringSettings, PromptSettings, Seq2SeqSettings, ScratchSet
             found.append(f"folds: {self.folds} is too few; 1 is a fixed split.")
         if self.test is not None and self.folds > 1:
             found.append("folds: a test corpus is given, so there is nothing to cross-validate.")
+        if self.test is not None and self.apart_from is not None:
+            found.append("apart_from: it leaves out groups of `data`, not of a test corpus.")
         for name in ("test_share", "validation_share"):
             if not 0 < getattr(self, name) <= 0.5:
                 found.append(f"{name}: {getattr(self, name)} is not in (0, 0.5].")

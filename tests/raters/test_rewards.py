@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_language_models import untrained, write_tokenizer
 
 from empo.dialogues import Turn
+from empo.length_effect import LengthEffect
 from empo.raters.rewards import (
     MOST_LOGIT,
-    LengthEffect,
     as_reward,
 )
 from empo.rating import Dimension, RatingInput, Ratings

@@ -4,7 +4,7 @@
     python recipes/sweep.py --config recipes/zephyr-7b/sweep.yaml --dialogues ED --seeds 42 43
 
 Writes into OUTPUT_DIR: before/ (runs that the cells start from), seed-S/models/CELL,
-seed-S/responses/CELL.jsonl, seed-S/harness/CELL, seed-S/results.json, report.md, and sweep.json,
+seed-S/pairs/CELL (of cells with `pairs`), seed-S/responses/CELL.jsonl, seed-S/harness/CELL, seed-S/results.json, report.md, and sweep.json,
 which keeps what was done: the same command again does only what is missing or has changed, and goes
 on inside the step that was stopped. A
 failing step stops the sweep; with `--keep_going true` the other cells go on. Exit code 0: all is
@@ -22,7 +22,7 @@ from empo.process import run
 from empo.records import UserError, write_json
 from empo.runs import LOCK, alone
 from empo.settings import parse
-from empo.sweep.grid import Cell, SweepSettings, cells
+from empo.sweep.grid import Cell, SweepSettings
 from empo.sweep.steps import Steps
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.sweep.commands import report_step
 
     start = check(settings)
-    found = cells(settings.recipe, settings.grid)
+    found = settings.found_cells()
     print(f"cells: {', '.join(cell.name for cell in found)}; seeds: {settings.seeds}")
     folder = Path(settings.output_dir)
     refuse_others(folder)
@@ -96,11 +96,12 @@ def measure(
     settings: SweepSettings, steps: Steps, found: Sequence[Cell], seed: int, model: str | None
 ) -> bool:
     """Every cell with one seed, and the metrics over those that have replies."""
-    from empo.sweep.commands import cell_steps, metrics_step, train_step
+    from empo.sweep.commands import cell_steps, metrics_step, pairs_step, train_step
 
     replied = []
     for cell in found:
-        if steps.do(train_step(settings, cell, seed, model)):
+        pairs = pairs_step(settings, cell, seed)
+        if (pairs is None or steps.do(pairs)) and steps.do(train_step(settings, cell, seed, model)):
             done = [steps.do(step) for step in cell_steps(settings, cell, seed)]
             replied += [cell] * done[0]
     return bool(replied) and steps.do(metrics_step(settings, seed, replied))

@@ -12,6 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from empo.metrics.shared_exchanges import HUMAN
 from empo.records import UserError
 from empo.reporting.language_understanding import language_understanding
+from empo.reporting.ratings import rewarding
 from empo.reporting.run_comparisons import compare_over_runs
 from empo.reporting.run_counts import add_counts, counts_of
 from empo.reporting.run_folders import (
@@ -35,7 +36,8 @@ class Report(TypedDict):
 
     `systems` maps a name to `runs` (labels of those that count), `same` (label -> label of the run
     with the same replies, which stands for it), `fixed` (it is the same in every run, as the
-    references are), `trained` (label -> command, seed, settings), `values` (metric.value -> mean,
+    references are), `trained` (label -> command, seed, settings), `rewarded_by` (the raters whose weights chose its
+    replies or rewarded its training), `values` (metric.value -> mean,
     sd, of, runs) and `counts` (histograms, levels and confusions of responses, nested as in
     results.json, summed over the runs that count). `surveys` maps a label to what its
     survey.json has. `settings` maps a training setting that differs to system -> its values. `sweeps` are the settings along which systems differ in nothing else.
@@ -152,9 +154,11 @@ def _system(
     values: dict[str, dict[str, float | None]] = {}
     reasons: dict[str, dict[str, str]] = {}
     trained = {}
+    rewarded: set[str] = set()
     for i, name in members:
         if of := training(runs[i])[name]:
             trained[labels[i]] = of
+        rewarded |= rewarding(runs[i]["results"] or {}, name)
         system = (runs[i]["results"] or {"systems": {}})["systems"].get(name)
         if system is None:
             continue
@@ -174,6 +178,7 @@ def _system(
         "same": same,
         "fixed": len(found) == 1 and (HUMAN in found or 1 < in_runs == len(with_results)),
         "trained": trained,
+        "rewarded_by": sorted(rewarded),
         "values": {key: mean_over_runs(of, reasons.get(key)) for key, of in values.items()},
         "counts": counts,
     }

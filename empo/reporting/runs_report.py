@@ -10,6 +10,7 @@ from empo.reporting.comparisons import label
 from empo.reporting.epitome import bold_warnings
 from empo.reporting.language_understanding import not_run_rows, understanding_section
 from empo.reporting.markdown import code, escape, number, table
+from empo.reporting.ratings import ratings_over_runs
 from empo.reporting.runs_comparisons import runs_comparisons_section
 from empo.reporting.runs_tables import (
     diversity_tables,
@@ -40,6 +41,7 @@ def render_runs(report: Mapping[str, Any], figures: Mapping[str, str] | None = N
         diversity_tables(report),
         word_tables(report),
         length_table(report),
+        ratings_over_runs(report),
         runs_comparisons_section(report),
         *surveys_sections(report),
         _moving(report["systems"]),

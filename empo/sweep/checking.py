@@ -5,16 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from empo.alignment.launching import check_options
-from empo.alignment.settings import DEFAULTS, BaseSettings, DpoSettings, SftSettings, choose_best
+from empo.alignment.settings import (
+    DEFAULTS,
+    BaseSettings,
+    DpoSettings,
+    RewardSettings,
+    SftSettings,
+    choose_best,
+)
 from empo.measure import ResponsesSettings
+from empo.pairs import PairsSettings
 from empo.records import UserError
 from empo.settings import parse, resolve
 from empo.suites import parse_with_suite
-from empo.sweep.commands import before_step, metrics_step, start_steps, train_step
-from empo.sweep.grid import SweepSettings, cells
+from empo.sweep.commands import before_step, metrics_step, pairs_step, start_steps, train_step
+from empo.sweep.grid import SweepSettings
+from empo.sweep.rounds import RoundsSettings
 from empo.sweep.steps import Step, load_script
 
-_SETTINGS = {"base": BaseSettings, "sft": SftSettings, "dpo": DpoSettings}
+_SETTINGS = {
+    "base": BaseSettings,
+    "sft": SftSettings,
+    "dpo": DpoSettings,
+    "reward": RewardSettings,
+}
 
 
 def check(settings: SweepSettings) -> str:
@@ -29,11 +43,15 @@ def check(settings: SweepSettings) -> str:
         step = before_step(settings, path, model)
         _read(step, step.script[len("recipes/") : -len(".py")], problems)
         model = str(step.outputs[0].parent)
-    found = cells(settings.recipe, settings.grid)
+    found = settings.found_cells()
     for cell in found:
-        given = _read(
-            train_step(settings, cell, settings.seeds[0], model), settings.recipe, problems
-        )
+        if pairs := pairs_step(settings, cell, settings.seeds[0]):
+            try:
+                parse(pairs.argv, PairsSettings, prog="empo pairs", description="")
+            except UserError as error:
+                _note(problems, cell.name, error)
+        step = train_step(settings, cell, settings.seeds[0], model)
+        given = _read(step, cell.recipe, problems)
         model = model or given.get("model")
     start = start_steps(settings, model or "-")
     steps = [*start, metrics_step(settings, settings.seeds[0], found)]
@@ -64,15 +82,22 @@ def check(settings: SweepSettings) -> str:
 
 def _read(step: Step, recipe: str, problems: dict[str, list[str]]) -> dict[str, Any]:
     """The values that a training is given; what is wrong with them goes into `problems`."""
-    from trl import DPOConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, SFTConfig
 
+    if recipe == "rounds":
+        try:
+            (rounds,) = parse(step.argv, RoundsSettings, prog=step.script, description="")
+        except UserError as error:
+            _note(problems, step.cell, error)
+            return {}
+        return {"model": rounds.model}
     # where training is launched elsewhere, this process may have no GPU
     on_cpu = ["--use_cpu", "true"] if step.launch else []
     try:
         (ours, args), given = resolve(
             [*step.argv, *on_cpu],
             _SETTINGS[recipe],
-            DPOConfig if recipe == "dpo" else SFTConfig,
+            {"dpo": DPOConfig, "reward": GRPOConfig}.get(recipe, SFTConfig),
             prog=step.script,
             description="",
             defaults=DEFAULTS,

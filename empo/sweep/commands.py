@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from empo.harness.task_files import local_files
 from empo.settings import load_yaml
 from empo.suites import load_suite, suite_path
-from empo.sweep.grid import START, Cell, SweepSettings, recipe_of, words
+from empo.sweep.grid import REWARDED, START, Cell, SweepSettings, recipe_of, words
 from empo.sweep.inputs import RUN, environment_lexicons, files_of
+from empo.sweep.rounds import RoundsSettings, model_of
 from empo.sweep.steps import ROOT, Step
 
 
@@ -37,16 +41,75 @@ def nidf_step(settings: SweepSettings, work: Callable[[], int]) -> Step:
     return Step("nidf", None, "nidf", "nidf-table", argv, inputs, [nidf_path(settings)], work=work)
 
 
+def pairs_step(settings: SweepSettings, cell: Cell, seed: int) -> Step | None:
+    """The pairs of a cell that has them drawn; None where its training draws them itself.
+
+    As many epochs and rejected replies as the training has, of the dialogues that it reads.
+    """
+    if cell.pairs is None:
+        return None
+    from empo.pairs import pairs_command
+
+    training = _training_settings(cell)
+    output = _pairs_folder(settings, cell, seed)
+    asked = {
+        "dialogues": settings.dialogues,
+        "output": str(output),
+        "seed": seed,
+        "epochs": math.ceil(training.get("num_train_epochs", 3)),
+        "rejected": training.get("rejected_per_prompt", 1),
+        **({"limit": training["limit"]} if training.get("limit") else {}),
+        **({"rater": settings.reward} if needs_rater(cell.pairs) else {}),
+        **cell.pairs,
+    }
+    argv = words({key.replace("_", "-"): value for key, value in asked.items()})
+    return Step(
+        *(cell.name, seed, "pairs", "pairs", argv, files_of(asked), [output / "manifest.json"]),
+        work=partial(pairs_command, argv),
+    )
+
+
+def needs_rater(pairs: Mapping[str, Any]) -> bool:
+    """Whether pairs with these options are chosen by scores."""
+    return pairs.get("choose", "random") != "random" or pairs.get("margin") is not None
+
+
 def train_step(settings: SweepSettings, cell: Cell, seed: int, model: str | None) -> Step:
     """The training of a cell."""
     output = seed_folder(settings, seed) / "models" / cell.name
-    argv = ["--config", settings.recipe_config, "--output_dir", str(output)]
+    argv = ["--config", cell.config, "--output_dir", str(output)]
     argv += ["--dialogues", settings.dialogues, *(["--model", model] if model else [])]
-    own = {**settings.overrides, **cell.settings}
+    own = dict(cell.settings)
+    if cell.recipe in REWARDED:
+        own["rater"] = settings.reward
+    if cell.pairs is not None:
+        own["pairs"] = str(_pairs_folder(settings, cell, seed))
+    if cell.recipe == "rounds" and settings.launch:
+        own["launch"] = settings.launch
     argv += ["--seed", str(seed), *words(own)]
-    config = settings.recipe_config
-    read = {**load_yaml(config), **own, "config": config, "dialogues": settings.dialogues}
-    return _training(settings, cell.name, seed, settings.recipe, argv, read, output, model)
+    read = {**_training_settings(cell), **own, "config": cell.config}
+    read["dialogues"] = settings.dialogues
+    step = _training(settings, cell.name, seed, cell.recipe, argv, read, output, model)
+    if cell.recipe != "rounds":
+        return step
+    policy = cell_model(settings, cell, seed)
+    return replace(step, launch=(), outputs=[policy / RUN])
+
+
+def cell_model(settings: SweepSettings, cell: Cell, seed: int) -> Path:
+    """The run folder of what a cell has trained; of rounds that of the last one."""
+    folder = seed_folder(settings, seed) / "models" / cell.name
+    if cell.recipe != "rounds":
+        return folder
+    return model_of(folder, _training_settings(cell).get("rounds", RoundsSettings.rounds))
+
+
+def _training_settings(cell: Cell) -> dict[str, Any]:
+    return {**load_yaml(cell.config), **cell.settings}
+
+
+def _pairs_folder(settings: SweepSettings, cell: Cell, seed: int) -> Path:
+    return seed_folder(settings, seed) / "pairs" / cell.name
 
 
 def start_steps(settings: SweepSettings, model: str) -> list[Step]:
@@ -63,7 +126,7 @@ def start_steps(settings: SweepSettings, model: str) -> list[Step]:
 def cell_steps(settings: SweepSettings, cell: Cell, seed: int) -> list[Step]:
     """Replies and language understanding of a trained cell."""
     folder = seed_folder(settings, seed)
-    model = str(folder / "models" / cell.name)
+    model = str(cell_model(settings, cell, seed))
     replies = folder / "responses" / f"{cell.name}.jsonl"
     return [
         _replies(settings, cell.name, seed, model, replies),

@@ -11,8 +11,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from empo.records import listed, shown
 from empo.settings import option
 
 START = "start"
@@ -20,6 +21,15 @@ START = "start"
 FIXED = ("output_dir", "dialogues", "model", "seed", "fresh")
 """Settings of a recipe that the sweep gives itself."""
 LONGEST_NAME = 100
+Recipe = Literal["sft", "dpo", "reward", "rounds"]
+REWARDED = ("reward", "rounds")
+"""Recipes that a rater takes part in."""
+_OF_A_CELL = ("settings", "pairs", "recipe", "recipe_config")
+_GIVEN = {
+    "settings": (*FIXED, "pairs", "rater"),
+    "pairs": ("dialogues", "output", "split", "limit", "epochs", "seed", "rejected", "rater"),
+}
+"""Keys of a cell that the sweep gives itself: of the recipe, and of empo pairs."""
 
 
 @dataclass(kw_only=True)
@@ -28,17 +38,25 @@ class SweepSettings:
 
     output_dir: str = option(help="folder of the sweep: models, replies, results, report.md")
     dialogues: str = option(help="folder with train, valid and test of a corpus, or hub:owner/name")
-    recipe: Literal["sft", "dpo"] = option(help="recipe that every cell runs")
+    recipe: Recipe = option(help="recipe that every cell runs")
     recipe_config: str = option(help="YAML of that recipe")
     grid: dict[str, list[Any]] = option(
         default_factory=dict,
         help="setting of the recipe -> its values; several settings: every combination",
     )
+    cells: dict[str, dict[str, Any]] = option(
+        default_factory=dict,
+        help="instead of a grid, cells by name: `settings` of the recipe, `pairs` (options of empo "
+        "pairs that draw its pairs), another `recipe` with its `recipe_config`",
+    )
+    reward: list[str] | None = option(
+        None, help="rater folders for cells that mine pairs by scores or have a reward"
+    )
     seeds: list[int] = option(
         default_factory=lambda: [42], help="every cell is trained with each of these seeds"
     )
     overrides: dict[str, Any] = option(
-        default_factory=dict, help="settings of the recipe, the same in all cells"
+        default_factory=dict, help="settings of the recipe, the same in all cells that run it"
     )
     before: list[str] | None = option(
         None,
@@ -95,6 +113,7 @@ class SweepSettings:
                 found.append(f"{where}: {', '.join(taken)} is set by the sweep itself.")
         if twice := [key for key in self.grid if key in self.overrides]:
             found.append(f"overrides: {', '.join(twice)} is in the grid already.")
+        found += self._cell_problems()
         for key, values in self.grid.items():
             if not values or any(value in values[:i] for i, value in enumerate(values)):
                 found.append(f"grid: {key}: {values}: at least one value, and each once.")
@@ -109,7 +128,11 @@ class SweepSettings:
                 found.append(f"before: two files are named {stem}.")
         if self.model and stems and recipe_of(stems[0]) == "base":
             found.append("model: a base is trained from scratch and starts from none.")
-        for name, folders in (("rater", self.rater), ("lexicons", [self.lexicons])):
+        for name, folders in (
+            ("rater", self.rater),
+            ("reward", self.reward),
+            ("lexicons", [self.lexicons]),
+        ):
             for folder in filter(None, folders or ()):
                 if not Path(folder).is_dir():
                     found.append(f"{name}: {folder}: no such folder.")
@@ -117,16 +140,80 @@ class SweepSettings:
             found.append(f"nidf_table: {self.nidf_table}: no such file.")
         return found
 
+    def _cell_problems(self) -> list[str]:
+        """What cannot work in cells that are given by name."""
+        found = []
+        if self.cells and self.grid:
+            found.append("cells: there is a grid already; give one of the two.")
+        taken = [START, "human"]
+        for name, of in self.cells.items():
+            if re.fullmatch(r"[\w][\w.,=+-]*", name) is None or len(name) > LONGEST_NAME:
+                found.append(
+                    f"cells: {shown(name)}: a name has letters, digits and . , = + - alone."
+                )
+            if name.lower() in taken:
+                found.append(f"cells: {name}: this name is taken.")
+            taken.append(name.lower())
+            if not isinstance(of, dict):
+                found.append(f"cells: {name}: keys with values are expected, not {shown(of)}.")
+                continue
+            if unknown := sorted(of.keys() - _OF_A_CELL):
+                found.append(
+                    f"cells: {name}: {listed(unknown)} is unknown; known: {', '.join(_OF_A_CELL)}."
+                )
+            for key in ("settings", "pairs"):
+                if not isinstance(of.get(key, {}), dict):
+                    found.append(f"cells: {name}, {key}: keys with values are expected.")
+                elif own := [k for k in of.get(key, {}) if k in _GIVEN[key]]:
+                    found.append(f"cells: {name}: {', '.join(own)} is set by the sweep itself.")
+            recipe = of.get("recipe", self.recipe)
+            if recipe not in get_args(Recipe):
+                found.append(
+                    f"cells: {name}: recipe {shown(recipe)} is none of {', '.join(get_args(Recipe))}."
+                )
+            elif recipe != self.recipe and "recipe_config" not in of:
+                found.append(f"cells: {name}: recipe {recipe} needs its recipe_config.")
+            elif recipe in REWARDED and self.reward is None:
+                found.append(f"cells: {name}: recipe {recipe} needs the raters of `reward`.")
+            if "pairs" in of and recipe != "dpo":
+                found.append(f"cells: {name}: pairs are for the recipe dpo, not {recipe}.")
+            config = of.get("recipe_config")
+            if config is not None and not Path(str(config)).is_file():
+                found.append(f"cells: {name}: {config}: no such file.")
+        return found
+
+    def found_cells(self) -> list[Cell]:
+        """The cells by name, or those of the grid."""
+        if not self.cells:
+            return cells(self.recipe, self.recipe_config, self.grid, self.overrides)
+        found = []
+        for name, of in self.cells.items():
+            recipe = of.get("recipe", self.recipe)
+            shared = self.overrides if recipe == self.recipe else {}
+            config = of.get("recipe_config", self.recipe_config)
+            settings = {**shared, **of.get("settings", {})}
+            found.append(Cell(name, settings, recipe, config, of.get("pairs")))
+        return found
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of the grid's settings; `name` is the system's name and a file's."""
+    """One arm of a sweep; `name` is the system's name and a file's.
+
+    `settings` are those given to the recipe, on top of its YAML `config`; `pairs` the options of
+    `empo pairs` that draw its pairs, None where the training draws them itself.
+    """
 
     name: str
     settings: Mapping[str, Any]
+    recipe: str
+    config: str
+    pairs: Mapping[str, Any] | None = None
 
 
-def cells(recipe: str, grid: Mapping[str, Sequence[Any]]) -> list[Cell]:
+def cells(
+    recipe: str, config: str, grid: Mapping[str, Sequence[Any]], overrides: Mapping[str, Any]
+) -> list[Cell]:
     """Every combination of the grid, the last setting fastest; one cell, the recipe, without any."""
     found: list[Cell] = []
     taken = {START, "human"}
@@ -142,7 +229,7 @@ def cells(recipe: str, grid: Mapping[str, Sequence[Any]]) -> list[Cell]:
             number += 1
             unique = f"{name}-{number}"
         taken.add(unique.lower())
-        found.append(Cell(unique, settings))
+        found.append(Cell(unique, {**overrides, **settings}, recipe, config))
     return found
 
 

@@ -16,7 +16,7 @@ _CORPUS = (".csv", ".tsv", ".jsonl", ".parquet")
 _MODEL = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _UNITS = "units"
 """Sub-folder of a rater with its single trainings, which no score comes from."""
-_WRITTEN = ("output", "output_dir", "rater_cache", "bertscore_cache")
+_WRITTEN = ("output", "output_dir", "rater_cache", "embedding_cache", "bertscore_cache")
 
 
 def digests(paths: Iterable[Path]) -> dict[str, str]:
@@ -94,7 +94,7 @@ def _lexicons(folder: Path) -> list[Path]:
 _FOLDERS: dict[str, Callable[[Path], list[Path]]] = {
     **dict.fromkeys(("dialogues", "valid", "pairs"), _corpus),
     **dict.fromkeys(("model", "adapter", "bertscore_model", "select_bertscore"), model_files),
-    **dict.fromkeys(("rater", "select_rater"), _rater),
+    **dict.fromkeys(("rater", "select_rater", "ratings"), _rater),
     **dict.fromkeys(("lexicons", "select_lexicons"), _lexicons),
 }
 """Setting of a command to what it reads of the folder that is named there."""

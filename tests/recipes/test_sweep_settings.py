@@ -101,24 +101,27 @@ def test_the_command_ends_with_2_and_one_message(tmp_path: Path) -> None:
 
 def test_cells_are_every_combination_under_names_of_files() -> None:
     grid = {"lora_alpha": [4, 16], "learning_rate": [1e-5], "full_training": [True]}
-    names = [cell.name for cell in cells("dpo", grid)]
+    names = [cell.name for cell in cells("dpo", "dpo.yaml", grid, {})]
     assert names == [
         f"lora_alpha={alpha},learning_rate=1e-05,full_training=true" for alpha in (4, 16)
     ]
-    assert cells("dpo", grid)[1].settings == {
+    assert cells("dpo", "dpo.yaml", grid, {})[1].settings == {
         "lora_alpha": 16,
         "learning_rate": 1e-5,
         "full_training": True,
     }
-    (alone,) = cells("dpo", {})
+    (alone,) = cells("dpo", "dpo.yaml", {}, {})
     assert (alone.name, alone.settings) == ("dpo", {})
 
 
 def test_names_are_safe_and_unique() -> None:
     grid = {"x": ["a/b", "a:b", "A/B", ["q", "v"], None, "ä"]}
-    names = [cell.name for cell in cells("dpo", grid)]
+    names = [cell.name for cell in cells("dpo", "dpo.yaml", grid, {})]
     assert names == ["x=a-b", "x=a-b-2", "x=A-B-3", "x=q+v", "x=null", "x=ä"]
-    long = [cell.name for cell in cells("dpo", {"targets": ["q" * 200 + end for end in "ab"]})]
+    long = [
+        cell.name
+        for cell in cells("dpo", "dpo.yaml", {"targets": ["q" * 200 + end for end in "ab"]}, {})
+    ]
     assert [len(name) for name in long] == [100, 100] and long[0] != long[1]
 
 

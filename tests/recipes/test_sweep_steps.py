@@ -11,7 +11,7 @@ from tiny_runs import ROOT, TINY, Shelf
 
 from empo.records import UserError
 from empo.sweep.commands import before_step, cell_steps, metrics_step, start_steps, train_step
-from empo.sweep.grid import SweepSettings, cells
+from empo.sweep.grid import SweepSettings
 from empo.sweep.inputs import digests, files_of
 from empo.sweep.steps import Step, Steps
 
@@ -65,7 +65,7 @@ def test_every_file_that_moves_a_figure_is_an_input(
         "nidf_table": str(tmp_path / "nidf.json"),
     }
     settings = SweepSettings(**given)
-    (cell,) = cells("dpo", {})
+    (cell,) = settings.found_cells()
     replies, harness = start_steps(settings, str(shelf.sft))
     steps = {
         "metrics": metrics_step(settings, 42, [cell]),
@@ -166,7 +166,9 @@ def test_cells_are_compared_with_the_start_on_language_understanding(
             harness_tasks=["empo_emotions"],
             **changed,
         )
-        (step,) = [s for s in cell_steps(settings, cells("dpo", {})[0], 42) if s.kind == "harness"]
+        (step,) = [
+            s for s in cell_steps(settings, settings.found_cells()[0], 42) if s.kind == "harness"
+        ]
         at = list(step.argv).index("--compare") if "--compare" in step.argv else len(step.argv)
         others = [word for word in step.argv[at + 1 :] if not word.startswith("--")]
         assert {Path(other) / "harness.json" for other in others} <= set(step.inputs)

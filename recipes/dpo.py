@@ -7,7 +7,7 @@ python recipes/dpo.py --help
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.alignment.settings import DpoSettings, choose_best
@@ -18,6 +18,11 @@ from empo.runs import Run
 
 if TYPE_CHECKING:
     from trl import DPOConfig
+
+    from empo.dialogues import Exchange
+    from empo.mining.filed_draws import FiledDraws
+    from empo.models import ModelSource
+    from empo.preferences import Draws
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,17 +54,10 @@ def _train(
     valid_corpus: Corpus,
 ) -> None:
     """One run, from the draws to the adapter."""
-    from empo.alignment.dpo import (
-        check_prompts,
-        dpo_rows,
-        hand_over,
-        policy_and_reference,
-        reference_identity,
-        shares_prefix,
-        training_rows,
-    )
+    from empo.alignment.dpo import dpo_rows, reference_identity, shares_prefix, training_rows
     from empo.alignment.dpo_trainer import RedrawnDPOTrainer
     from empo.alignment.pair_batches import EpochCollator
+    from empo.alignment.starting import chat_as_trained, hand_over, policy_and_reference
     from empo.alignment.training import (
         base_facts,
         check_same,
@@ -68,34 +66,20 @@ def _train(
         template_facts,
         train,
     )
-    from empo.mining.filed_draws import FiledDraws
-    from empo.models import load_tokenizer, require_targets
+    from empo.models import require_targets
     from empo.preferences import Draws
-    from empo.prompts import ChatFormat
     from empo.selection import validation_measure
 
     source = hand_over(settings, args.trust_remote_code)
     shared = shares_prefix(settings, args, source)
     if shared and args.process_index == 0:
         print("shared_prefix: a prompt is computed once for all its replies")
-    tokenizer = load_tokenizer(source)
-    trained_with = source.run.get("system_message", settings.system_message)
-    message = job.facts["settings"].get("system_message", trained_with)
-    chat = ChatFormat(tokenizer, settings.chat_template, message)
-    check_prompts(chat, source)
-    tokenizer.chat_template = chat.plain_template
-    exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
+    tokenizer, chat = chat_as_trained(source, settings, job)
     several = settings.rejected_per_prompt
-    if settings.pairs:
-        draws = FiledDraws(settings.pairs, exchanges, several)
-        exchanges = draws.exchanges
-        job.facts.update(pairs=draws.facts)
-        rewards = [*source.run.get("reward", ()), *draws.selected_by]
-    else:
-        draws = Draws(exchanges, table, args.seed)
-        rewards = source.run.get("reward", ())
-    if rewards:
-        job.facts.update(reward=list(rewards))  # who measures with the same weights is warned
+    draws, exchanges, facts = training_draws(
+        settings, train_corpus.exchanges(), table, args.seed, source
+    )
+    valid_exchanges = valid_corpus.exchanges()
     valid_draws = Draws(valid_exchanges, table, args.seed)
     rows, lengths = training_rows(exchanges, draws, chat, settings, args, args.world_size)
     valid_rows, valid_lengths = dpo_rows(
@@ -117,6 +101,7 @@ def _train(
         reference=reference,
         shared_prefix=shared,
         start=source.facts(),
+        **facts,
         **({"selection": measure.facts} if measure else {}),
         **base_facts(source, args.output_dir),
         **template_facts(chat),
@@ -146,6 +131,24 @@ def _train(
     finish(trainer, job)
     if trainer.is_world_process_zero():
         print(f"DPO model in {args.output_dir}")
+
+
+def training_draws(
+    settings: DpoSettings,
+    exchanges: list[Exchange],
+    table: dict[str, Opposite],
+    seed: int,
+    source: ModelSource,
+) -> tuple[Draws | FiledDraws, list[Exchange], dict[str, Any]]:
+    """Who says what is rejected, the exchanges that are trained on, and what run.json says of both."""
+    from empo.alignment.starting import rewarded_by
+    from empo.mining.filed_draws import FiledDraws
+    from empo.preferences import Draws
+
+    if not settings.pairs:
+        return Draws(exchanges, table, seed), exchanges, rewarded_by(source)
+    draws = FiledDraws(settings.pairs, exchanges, settings.rejected_per_prompt)
+    return draws, draws.exchanges, {"pairs": draws.facts, **rewarded_by(source, draws.selected_by)}
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def _train(
     settings: RewardSettings, args: GRPOConfig, job: Run, train_corpus: Corpus, valid_corpus: Corpus
 ) -> None:
     """One run, from the reward to the adapter."""
-    from empo.alignment.dpo import check_prompts, merged_model
     from empo.alignment.reward_trainer import RewardTrainer, prompt_rows
+    from empo.alignment.starting import chat_as_trained, merged_model, rewarded_by
     from empo.alignment.training import (
         base_facts,
         check_same,
@@ -64,19 +64,13 @@ def _train(
         template_facts,
         train,
     )
-    from empo.models import load_model, load_tokenizer, require_targets
-    from empo.prompts import ChatFormat
+    from empo.models import load_model, require_targets
     from empo.selection import validation_measure
 
     exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
     reward, facts = rater_reward(settings, exchanges)
     source = merged_model(settings.model, settings.revision, args.trust_remote_code)
-    tokenizer = load_tokenizer(source)
-    trained_with = source.run.get("system_message", settings.system_message)
-    message = job.facts["settings"].get("system_message", trained_with)
-    chat = ChatFormat(tokenizer, settings.chat_template, message)
-    check_prompts(chat, source)
-    tokenizer.chat_template = chat.plain_template
+    tokenizer, chat = chat_as_trained(source, settings, job)
     rows, lengths = prompt_rows(exchanges, chat, settings.max_prompt_length)
     valid_rows, valid_lengths = prompt_rows(valid_exchanges, chat, settings.max_prompt_length)
     measure = validation_measure(
@@ -89,8 +83,8 @@ def _train(
         data=[train_corpus.facts(), valid_corpus.facts()],
         lengths={"train": lengths, "valid": valid_lengths},
         adapter=not settings.full_training,
-        reward=facts,
         start=source.facts(),
+        **rewarded_by(source, facts),
         **({"selection": measure.facts} if measure else {}),
         **base_facts(source, args.output_dir),
         **template_facts(chat),
@@ -134,7 +128,8 @@ def rater_reward(
     some = spread_out(exchanges)
     found = reward.of([RatingInput(each.context, each.reply) for each in some])
     effect = LengthEffect.fit(found, [each.reply for each in some])
-    for warning in (*rater.warnings, *filter(None, [effect.warning])):
+    told = [effect.warning] if effect.warning and not settings.length_residual else []
+    for warning in (*rater.warnings, *told):
         if os.environ.get("RANK", "0") == "0":
             print(f"warning: {warning}")
     if settings.length_residual:

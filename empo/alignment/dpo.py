@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, List, Value
-from transformers import PreTrainedModel
 from trl import DPOConfig
 
 from empo.alignment.batches import TokenBudgetBatches
@@ -18,7 +17,7 @@ from empo.alignment.settings import DpoSettings
 from empo.alignment.shared_prefix import refusal
 from empo.alignment.training import length_facts
 from empo.dialogues import Exchange
-from empo.models import ModelSource, load_config, load_model, resolve
+from empo.models import ModelSource, load_config
 from empo.preferences import Draws
 from empo.prompts import ChatFormat
 from empo.records import UserError, read_object
@@ -126,50 +125,6 @@ def _drawn(draws: Draws, exchange: Exchange, epochs: int, several: int) -> list[
     return chosen
 
 
-def hand_over(settings: DpoSettings, trust_remote_code: bool = False) -> ModelSource:
-    """Where policy and reference start: the merged SFT weights, or base and SFT adapter.
-
-    Raises UserError where the SFT model is not there in the form that `sft_adapter` asks for: with
-    `merge` base, reference and the system `sft` have to be the same weights.
-    """
-    if settings.sft_adapter == "merge":
-        return merged_model(
-            settings.model, settings.revision, trust_remote_code, ", or set `sft_adapter: keep`"
-        )
-    source = resolve(
-        settings.model,
-        revision=settings.revision,
-        merged=False,
-        trust_remote_code=trust_remote_code,
-    )
-    if not source.adapters:
-        raise UserError(f"{settings.model}: sft_adapter: keep needs an adapter, this is a model.")
-    return source
-
-
-def merged_model(
-    model: str, revision: str | None, trust_remote_code: bool = False, otherwise: str = ""
-) -> ModelSource:
-    """A model whose weights lie in one folder; UserError where an adapter is not merged."""
-    source = resolve(model, revision=revision, merged=True, trust_remote_code=trust_remote_code)
-    if source.adapters:
-        raise UserError(
-            f"{model}: the adapter is not merged. Run `empo merge --model {model}` first{otherwise}."
-        )
-    return source
-
-
-def check_prompts(chat: ChatFormat, source: ModelSource) -> None:
-    """Refuse to align a model under other prompts than it was fine-tuned with."""
-    trained = source.run.get("template_sha256")
-    if trained is not None and trained != chat.sha256:
-        raise UserError(
-            f"{source.base}: SFT used the system message {source.run.get('system_message')!r} and "
-            f"its chat template; here it is {chat.system_message!r}. Set system_message and "
-            "chat_template as in SFT."
-        )
-
-
 def training_rows(
     exchanges: Sequence[Exchange],
     draws: Draws,
@@ -203,29 +158,6 @@ def _steps_per_epoch(rows: Dataset, settings: DpoSettings, args: DPOConfig, proc
         divide = math.floor if args.dataloader_drop_last else math.ceil
         batches = divide(len(rows) / (size * processes))
     return max(1, math.ceil(batches / args.gradient_accumulation_steps))
-
-
-def policy_and_reference(
-    settings: DpoSettings, source: ModelSource, args: DPOConfig
-) -> tuple[PreTrainedModel, PreTrainedModel | None, str]:
-    """The policy, the reference model where one is needed beside it, and the reference in words.
-
-    With adapters there is one set of base weights: the reference is the base without the fresh
-    adapter, or with the frozen copy of the SFT adapter that trl makes. Where the reference is run
-    before training, the policy itself is it.
-    """
-
-    def load() -> PreTrainedModel:
-        return load_model(
-            source, settings.dtype, settings.attention, settings.load_in_4bit, trainable=True
-        )
-
-    if settings.full_training:
-        beside = None if args.precompute_ref_log_probs else load()
-        return load(), beside, f"a frozen copy of {source.base}"
-    if source.adapters:
-        return load(), None, f"a frozen copy of the adapter {source.adapters[-1]}"
-    return load(), None, f"{source.base} without the adapter"
 
 
 def check_batches(settings: DpoSettings, args: DPOConfig) -> None:

@@ -17,10 +17,11 @@ from transformers.trainer_utils import set_seed
 from trl import DPOConfig
 
 from empo import models
-from empo.alignment.dpo import dpo_rows, hand_over, policy_and_reference
+from empo.alignment.dpo import dpo_rows
 from empo.alignment.dpo_trainer import RedrawnDPOTrainer
 from empo.alignment.pair_batches import EpochCollator, SetEpoch
 from empo.alignment.settings import DpoSettings
+from empo.alignment.starting import hand_over, policy_and_reference
 from empo.alignment.training import fresh_adapter
 from empo.corpora import load_corpus
 from empo.dialogues import Exchange

@@ -12,9 +12,10 @@ from tiny_runs import Shelf
 from trl import DPOConfig, SFTConfig
 
 from empo.alignment.batches import TokenBudgetBatches
-from empo.alignment.dpo import check_prompts, training_rows
+from empo.alignment.dpo import training_rows
 from empo.alignment.launching import check_options
 from empo.alignment.settings import DpoSettings
+from empo.alignment.starting import check_prompts
 from empo.corpora import load_corpus
 from empo.emotions import OPPOSITES
 from empo.models import load_tokenizer, resolve

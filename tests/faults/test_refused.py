@@ -27,6 +27,16 @@ def _without(package: str) -> Callable[[], None]:
     return install
 
 
+def _refused(runs: Runs, run: Path, *wrong: object) -> forked.Ended:
+    """SFT with settings that are refused, after which the run without them ends as any other."""
+    refused = forked.run("recipes/sft.py", runs.arguments("sft", run, *wrong))
+    assert refused.code == 2, refused.said
+    again = forked.run("recipes/sft.py", runs.arguments("sft", run))
+    assert again.code == 0, again.said
+    check_equal(run, runs.sft)
+    return refused
+
+
 @pytest.mark.fault(91, "the loss is no finite number (learning rate 1e30)")
 def test_a_training_that_diverges(runs: Runs, tmp_path: Path, survived: Survived) -> None:
     wild = ["--learning_rate", "1e30", "--max_grad_norm", "0", "--lr_scheduler_type", "constant"]
@@ -55,12 +65,7 @@ def test_a_missing_tracker(runs: Runs, tmp_path: Path, survived: Survived) -> No
 
 @pytest.mark.fault(93, "no network, and a model of the hub")
 def test_no_network(runs: Runs, tmp_path: Path, survived: Survived) -> None:
-    run = tmp_path / "run"
-    refused = forked.run("recipes/sft.py", runs.arguments("sft", run, "--model", "owner/name"))
-    assert refused.code == 2, refused.said
-    again = forked.run("recipes/sft.py", runs.arguments("sft", run))
-    assert again.code == 0, again.said
-    check_equal(run, runs.sft)
+    refused = _refused(runs, tmp_path / "run", "--model", "owner/name")
     survived(
         refused,
         "owner/name: the model is not in the cache of the hub, and the hub cannot be asked (…). Where "
@@ -166,24 +171,13 @@ def test_no_supervised_token(runs: Runs, tmp_path: Path, survived: Survived) -> 
     template.write_text(
         "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
     )
-    run = tmp_path / "run"
-    argv = runs.arguments("sft", run, "--chat_template", template)
-    refused = forked.run("recipes/sft.py", argv)
-    assert refused.code == 2, refused.said
-    again = forked.run("recipes/sft.py", runs.arguments("sft", run))
-    assert again.code == 0, again.said
-    check_equal(run, runs.sft)
+    refused = _refused(runs, tmp_path / "run", "--chat_template", template)
     survived(refused, "{% generation %} ... {% endgeneration %}. …", "nothing")
 
 
 @pytest.mark.fault(101, "every dialogue is longer than max_length")
 def test_no_row_is_left(runs: Runs, tmp_path: Path, survived: Survived) -> None:
-    run = tmp_path / "run"
-    refused = forked.run("recipes/sft.py", runs.arguments("sft", run, "--max_length", "8"))
-    assert refused.code == 2, refused.said
-    again = forked.run("recipes/sft.py", runs.arguments("sft", run))
-    assert again.code == 0, again.said
-    check_equal(run, runs.sft)
+    refused = _refused(runs, tmp_path / "run", "--max_length", "8")
     survived(
         refused,
         "no row is left: everything is longer than max_length. Raise max_length.",

@@ -42,6 +42,22 @@ def stopped(script: str, argv: list[str], where: str, number: int, nth: int = 1)
     return ended
 
 
+def by_both_signals(fault: int, where: str, then: str) -> pytest.MarkDecorator:
+    """SIGTERM and Ctrl-C, two faults in a row, behind whose name a command says the same."""
+    named = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+    return pytest.mark.parametrize(
+        ("number", "said"),
+        [
+            pytest.param(
+                number,
+                f"stopped by {number.name}. {then}",
+                marks=pytest.mark.fault(fault + i, f"{name} {where}"),
+            )
+            for i, (number, name) in enumerate(named.items())
+        ],
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [
@@ -159,21 +175,7 @@ def test_a_reference_pass_goes_on(runs: Runs, tmp_path: Path, survived: Survived
     survived(ended, "stopped by SIGTERM. What is done is kept: …", "nothing")
 
 
-@pytest.mark.parametrize(
-    ("number", "said"),
-    [
-        pytest.param(
-            signal.SIGTERM,
-            "stopped by SIGTERM. …the same command goes on with what is missing.",
-            marks=pytest.mark.fault(72, "SIGTERM in a generation"),
-        ),
-        pytest.param(
-            signal.SIGINT,
-            "stopped by SIGINT. …the same command goes on with what is missing.",
-            marks=pytest.mark.fault(73, "Ctrl-C in a generation"),
-        ),
-    ],
-)
+@by_both_signals(72, "in a generation", "…the same command goes on with what is missing.")
 def test_generation_keeps_what_is_done(
     runs: Runs, tmp_path: Path, survived: Survived, number: int, said: str
 ) -> None:
@@ -197,20 +199,10 @@ def test_an_evaluation_stops(runs: Runs, tmp_path: Path, survived: Survived) -> 
     survived(ended, "stopped by SIGTERM. …the same command goes on …", "the evaluation")
 
 
-@pytest.mark.parametrize(
-    ("number", "said"),
-    [
-        pytest.param(
-            signal.SIGTERM,
-            "stopped by SIGTERM. Saved in …: the same command goes on with what is missing.",
-            marks=pytest.mark.fault(75, "SIGTERM in the training of a rater"),
-        ),
-        pytest.param(
-            signal.SIGINT,
-            "stopped by SIGINT. Saved in …: the same command goes on with what is missing.",
-            marks=pytest.mark.fault(76, "Ctrl-C in the training of a rater"),
-        ),
-    ],
+@by_both_signals(
+    75,
+    "in the training of a rater",
+    "Saved in …: the same command goes on with what is missing.",
 )
 def test_a_rater_goes_on(
     runs: Runs, tmp_path: Path, survived: Survived, number: int, said: str

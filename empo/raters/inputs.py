@@ -17,6 +17,8 @@ from empo.rating import RatingInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from empo.raters.settings import RaterSettings
+
 Architecture = Literal["bi_encoder", "seeker_attention", "cross_encoder", "window", "seq2seq"]
 
 _NAMES = {"user": "speaker", "assistant": "listener"}
@@ -43,6 +45,17 @@ class InputSettings:
     turns: int = 1
     following: int = 0
     context_side: Literal["left", "right"] = "left"
+
+    @classmethod
+    def of(cls, settings: RaterSettings) -> InputSettings:
+        """What the settings of a recipe say about inputs."""
+        return cls(
+            max_length=settings.max_length,
+            response_max_length=settings.response_max_length,
+            lowercase=settings.lowercase,
+            turns=settings.turns,
+            following=settings.following,
+        )
 
 
 @dataclass(frozen=True)

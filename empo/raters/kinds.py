@@ -17,9 +17,9 @@ from empo.raters.prompt_settings import PROMPT
 from empo.raters.scoring_settings import SCORING_LM
 from empo.raters.seq2seq_settings import SEQ2SEQ
 from empo.raters.settings import CLASS_LOSSES, RaterSettings
-from empo.rating import Dimension, Rater, RatingInput, Ratings
+from empo.raters.training_task import TrainingTask
+from empo.rating import Rater, RatingInput, Ratings
 from empo.records import UserError
-from empo.runs import Run
 
 SPECIAL = 4
 """Special tokens around two texts; of RoBERTa, the most of any preset."""
@@ -61,80 +61,57 @@ def model_facts(settings: RaterSettings) -> dict[str, str]:
     return {"name": name, "identity": encoder_identity(path)}
 
 
-def train_rater(
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    dimensions: Sequence[Dimension],
-    settings: RaterSettings,
-    arguments: Mapping[str, Any],
-    folder: Path,
-    run: Run,
-    *,
-    seed: int,
-    name: str,
-    symmetric: bool,
-) -> Trained:
-    """Train what the settings describe; checkpoints of `run` lie in `folder`, from which a restart goes on.
+def train_rater(task: TrainingTask) -> Trained:
+    """Train what the settings describe.
 
-    `arguments` are fields of transformers' TrainingArguments. Raises UserError where the labels do
-    not suit the loss.
+    Raises UserError where the labels do not suit the loss.
     """
+    settings = task.settings
     if settings.architecture == SCORING_LM:
-        if symmetric != (settings.item == "stories"):
+        if task.symmetric != (settings.item == "stories"):
             raise UserError(
                 f"item: {settings.item} does not fit the data; stories are for pairs of alike texts."
             )
         from empo.raters.scoring_training import train_scoring_lm
 
-        return Trained(
-            *train_scoring_lm(
-                train, validation, dimensions, settings, arguments, folder, seed, name, run
-            )
-        )
+        return Trained(*train_scoring_lm(task))
     if settings.architecture == PROMPT:
         from empo.raters.prompt_selection import select_prompt
 
         chosen = select_prompt(
-            train,
-            validation,
-            dimensions,
+            task.train,
+            task.validation,
+            task.dimensions,
             settings,
-            arguments,
-            seed=seed,
-            name=name,
-            symmetric=symmetric,
+            task.arguments,
+            seed=task.seed,
+            name=task.name,
+            symmetric=task.symmetric,
         )
         return Trained(chosen.rater, chosen.score, chosen.facts, chosen.held_out)
     if settings.loss not in CLASS_LOSSES:
-        return _similarity(
-            train, validation, dimensions, settings, arguments, folder, run, seed, name, symmetric
-        )
+        return _similarity(task)
     if settings.architecture == SEQ2SEQ:
         from empo.raters.seq2seq_training import train_seq2seq as train_levels
     else:
         from empo.raters.training import train_classifier as train_levels
 
-    if len(dimensions) == 1 or not settings.one_model_per_dimension:
-        rater, facts = train_levels(
-            train, validation, dimensions, settings, arguments, folder, seed, name, run
-        )
+    if len(task.dimensions) == 1 or not settings.one_model_per_dimension:
+        rater, facts = train_levels(task)
         return Trained(rater, facts["validation_macro_f1"], facts)
     members, facts = [], {}
-    for dimension in dimensions:
+    for dimension in task.dimensions:
         member, facts[dimension.name] = train_levels(
-            train,
-            validation,
-            [dimension],
-            settings,
-            arguments,
-            folder / dimension.name,
-            seed,
-            f"{name}-{dimension.name}",
-            run,
+            dataclasses.replace(
+                task,
+                dimensions=[dimension],
+                folder=task.folder / dimension.name,
+                name=f"{task.name}-{dimension.name}",
+            )
         )
         members.append(member)
     score = float(np.mean([fact["validation_macro_f1"] for fact in facts.values()]))
-    return Trained(SideBySide(members, name), score, {"models": facts})
+    return Trained(SideBySide(members, task.name), score, {"models": facts})
 
 
 class SideBySide:
@@ -157,21 +134,11 @@ class SideBySide:
         RaterConfig(JOINED, self.name, self.dimensions, names).write(folder)
 
 
-def _similarity(
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    dimensions: Sequence[Dimension],
-    settings: RaterSettings,
-    arguments: Mapping[str, Any],
-    folder: Path,
-    run: Run,
-    seed: int,
-    name: str,
-    symmetric: bool,
-) -> Trained:
+def _similarity(task: TrainingTask) -> Trained:
     from empo.raters.similarity import CrossEncoderRater, EmbeddingRater, ScoreScale
     from empo.raters.similarity_training import OURS, train_cross_encoder, train_embedding
 
+    settings, dimensions = task.settings, task.dimensions
     if len(dimensions) != 1:
         raise UserError(
             f"loss {settings.loss}: a rater with one number learns one dimension, but there are "
@@ -180,23 +147,27 @@ def _similarity(
     common: dict[str, Any] = {
         "encoder": settings.encoder,
         "loss": settings.loss,
-        "output_dir": folder,
-        "seed": seed,
-        "run": run,
-        "args": {key: value for key, value in arguments.items() if key not in OURS},
+        "output_dir": task.folder,
+        "seed": task.seed,
+        "run": task.run,
+        "args": {key: value for key, value in task.arguments.items() if key not in OURS},
         "margin": settings.contrastive_margin,
         "patience": settings.patience,
     }
-    kept = {"encoder": resolve_encoder(settings.encoder)[1], "loss": settings.loss, "seed": seed}
+    kept = {
+        "encoder": resolve_encoder(settings.encoder)[1],
+        "loss": settings.loss,
+        "seed": task.seed,
+    }
     kept["note"] = settings.note
     (dimension,) = dimensions
     if settings.architecture == "cross_encoder":
         cut = settings.response_max_length
         found = train_cross_encoder(
-            train,
-            validation,
+            task.train,
+            task.validation,
             dimension,
-            symmetric=symmetric,
+            symmetric=task.symmetric,
             response_max_length=cut,
             # where responses are never cut: as much as the encoder reads
             max_length=None if cut is None else settings.max_length + cut + SPECIAL,
@@ -204,17 +175,17 @@ def _similarity(
         )
         rater = CrossEncoderRater.of(
             found.model,
-            name=name,
+            name=task.name,
             dimension=dimension,
-            symmetric=symmetric,
+            symmetric=task.symmetric,
             response_max_length=cut,
             settings=kept,
         )
     else:
         scale = ScoreScale.of(settings.scale)
         found = train_embedding(
-            train,
-            validation,
+            task.train,
+            task.validation,
             dimension,
             scale=scale,
             threshold=settings.threshold,
@@ -222,7 +193,7 @@ def _similarity(
             **common,
         )
         rater = EmbeddingRater.of(
-            found.model, name=name, dimension=dimension.name, scale=scale, settings=kept
+            found.model, name=task.name, dimension=dimension.name, scale=scale, settings=kept
         )
     measured = [
         (entry["eval_spearman_cosine"], 1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 from torch.utils.data import Sampler
 from transformers import (
     EvalPrediction,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -21,13 +22,53 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from empo.checkpoints.trainer import SealedTrainer
-from empo.raters.targets import IGNORED
+from empo.corpora.labelled import Example
+from empo.raters.losses import MISSING
+from empo.raters.training_task import TrainingTask
+from empo.records import UserError
 
 
-def level_arguments(given: Mapping[str, Any], folder: Path, seed: int) -> TrainingArguments:
+@dataclass(frozen=True)
+class LevelRows:
+    """The rows of both parts of a task; of both together, how many could not be read."""
+
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    unread: int
+
+    @classmethod
+    def of(
+        cls,
+        task: TrainingTask,
+        read: Callable[[Sequence[Example]], tuple[list[dict[str, Any]], int]],
+    ) -> LevelRows:
+        """`read` gives the rows of a part, and how many it could not read.
+
+        Raises UserError where a part has no row.
+        """
+        (train, unread), (validation, more) = read(task.train), read(task.validation)
+        if not train or not validation:
+            raise UserError("no response of the training or the validation part can be read.")
+        return cls(train, validation, unread + more)
+
+    def facts(self, trainer: Trainer) -> dict[str, Any]:
+        """Best score and epochs of a training on these rows, and what was left out of them and cut."""
+        return {
+            "validation_macro_f1": trainer.state.best_metric,
+            "epochs": trainer.state.epoch,
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "unread": self.unread,
+            "context_cut": sum(item["row"].truncated for item in self.train),
+            "response_cut": sum(item["row"].response_truncated for item in self.train),
+        }
+
+
+def level_arguments(task: TrainingTask) -> TrainingArguments:
     """The trainer's arguments: those given, and what makes the epoch with the best macro-F1 kept."""
+    own = {"output_dir": str(task.folder), "seed": task.seed, "remove_unused_columns": False}
     return TrainingArguments(
-        **{**given, "output_dir": str(folder), "seed": seed, "remove_unused_columns": False},
+        **{**task.arguments, **own},
         label_names=["labels"],
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -66,10 +107,10 @@ class _SeedPerEpoch(TrainerCallback):
         self.generator.manual_seed(1000 * args.seed + int(state.epoch or 0))
 
 
-def macro_f1(prediction: EvalPrediction, classes: Sequence[int]) -> float:
+def validation_macro_f1(prediction: EvalPrediction, classes: Sequence[int]) -> float:
     """Mean over dimensions of macro-F1 over the levels that occur in the gold labels.
 
-    Logits (n, sum of `classes`); labels (n, dimensions), `IGNORED` for none, or soft ones shaped as
+    Logits (n, sum of `classes`); labels (n, dimensions), `MISSING` for none, or soft ones shaped as
     the logits.
     """
     logits, labels = prediction.predictions, prediction.label_ids
@@ -79,7 +120,7 @@ def macro_f1(prediction: EvalPrediction, classes: Sequence[int]) -> float:
     scores = []
     for d, (low, high) in enumerate(itertools.pairwise(edges)):
         gold = labels[:, low:high].argmax(1) if soft else labels[:, d]
-        known = gold != IGNORED
+        known = gold != MISSING
         if known.any():
             predicted = logits[known, low:high].argmax(1)
             present = sorted(set(gold[known].tolist()))

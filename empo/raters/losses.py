@@ -8,6 +8,7 @@ can serve several heads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from torch.nn import functional
 
 from empo.records import UserError
 
+if TYPE_CHECKING:
+    from empo.raters.settings import RaterSettings
+
 MISSING = -100
-"""The class label of an input that has none."""
+"""The class label of an input, or of a token, that has none."""
 
 
 class UnsuitedLabels(UserError):
@@ -106,6 +110,26 @@ def refuse_one_hot(target: Tensor) -> None:
             "equals the cross-entropy, so there is nothing to compare. Choose the loss "
             "'cross_entropy', or give soft labels (the share of the judges per class)."
         )
+
+
+def level_loss(settings: RaterSettings, logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """The loss that settings name, of one dimension: cross_entropy, focal or ldam.
+
+    `logits` (n, K), `labels` (n,) in 0..K-1 or `MISSING`, `counts` (K,) the training examples per
+    class.
+    """
+    counts = counts.to(logits.device)
+    if not (labels != MISSING).any():
+        return logits.sum() * 0
+    weights = None
+    if settings.class_weighting:
+        weights = (counts.sum() / len(counts) / counts) ** settings.class_weighting
+    if settings.loss == "cross_entropy":
+        return cross_entropy(logits, labels, weights, settings.label_smoothing)
+    if settings.loss == "focal":
+        return focal(logits, labels, settings.focal_gamma, settings.focal_alpha)
+    margin, scale = settings.ldam_margin, settings.ldam_scale
+    return ldam(logits, labels, counts.int().tolist(), margin, scale)
 
 
 def soft_label_kl(logits: Tensor, target: Tensor, *, checked: bool = False) -> Tensor:

@@ -7,9 +7,8 @@ turn of a role-play, the comparison and both levels, or an explanation and the l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -27,15 +26,13 @@ from empo.raters.encoders import SCRATCH, resolve_encoder
 from empo.raters.explanations import read_explanations
 from empo.raters.fit import fit
 from empo.raters.level_table import LevelTable
+from empo.raters.losses import MISSING
 from empo.raters.scoring_lm import ScoringLM, scoring_config
 from empo.raters.scoring_prompts import Prompt, PromptWriter
 from empo.raters.scoring_templates import comparison, explained, load_templates
 from empo.raters.settings import RaterSettings
-from empo.rating import Dimension
+from empo.raters.training_task import TrainingTask, training_texts
 from empo.records import UserError
-from empo.runs import Run
-
-IGNORED = -100
 
 
 class _Trainer(SealedTrainer, SFTTrainer):
@@ -60,7 +57,7 @@ class Rows:
                 tokenizer.eos_token_id,
             ]
             if len(ids) + len(target) <= self.writer.max_length:
-                labels = [IGNORED] * len(ids) + target
+                labels = [MISSING] * len(ids) + target
                 self.rows.append({"input_ids": ids + target, "labels": labels})
                 self.counts[f"{family} rows"] += 1
                 self.counts["rows with cut context"] += prompt.context_cut
@@ -70,36 +67,20 @@ class Rows:
 
 
 def train_scoring_lm(
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    dimensions: Sequence[Dimension],
-    settings: RaterSettings,
-    arguments: Mapping[str, Any],
-    folder: Path,
-    seed: int,
-    name: str,
-    run: Run,
+    task: TrainingTask,
 ) -> tuple[ScoringLM | CalibratedRater, float, dict[str, Any]]:
-    """A rater trained on `train`, its epoch chosen by the loss of the answers on `validation`.
+    """A rater whose epoch is chosen by the loss of the answers on the validation part.
 
-    `arguments` are fields of TrainingArguments; checkpoints of `run` lie in `folder`, and a training
-    that was stopped goes on from the last one. Returns the rater, the
-    validation score (minus the loss) and facts: the level tables' sizes, counts of rows, pairs.
+    Also returned are the validation score (minus the loss) and facts: the level tables' sizes, counts
+    of rows, pairs.
 
     Raises UserError for labels, templates or a model that cannot be used.
     """
-    set_seed(seed)
-    stories = settings.item == "stories"
-    tables = [
-        LevelTable.of(d.name, (e.labels[d.name] for e in train if d.name in e.labels), stories)
-        for d in dimensions
-    ]
-    for table in tables:
-        print(
-            f"{table.name}: {len(table)} levels, answers {table.answers[0]} to {table.answers[-1]}"
-        )
+    settings = task.settings
+    set_seed(task.seed)
+    tables = _tables(task)
     templates = load_templates(settings.item, settings.templates)
-    model, tokenizer = _base(settings, train, templates.texts.values())
+    model, tokenizer = _language_model(settings, task.train, templates.texts.values())
     chat = ChatFormat(tokenizer, settings.chat_template, None, training=False)
     tokenizer.chat_template = chat.plain_template
     limit = getattr(model.config, "max_position_embeddings", settings.max_length)
@@ -108,55 +89,37 @@ def train_scoring_lm(
             f"max_length: {settings.max_length} is more than the {limit} tokens that the model can read."
         )
     writer = PromptWriter(chat, templates, settings.max_length, settings.turns, settings.cut_item)
-    rows, drawn = _training_rows(train, tables, settings, writer, seed)
+    rows, drawn = _training_rows(task, tables, writer)
     judged = Rows(writer)
-    _scored_rows(judged, validation, tables, settings)
+    _scored_rows(judged, task.validation, tables, settings)
     if not rows.rows or not judged.rows:
         raise UserError("no row of the training or the validation part fits; raise max_length.")
     trainer = _Trainer(
         model=model,
-        args=_arguments(arguments, folder, seed),
+        args=_arguments(task),
         train_dataset=Dataset.from_list(rows.rows),
         eval_dataset=Dataset.from_list(judged.rows),
         processing_class=tokenizer,
         peft_config=_adapter(settings),
     )
-    fit(trainer, run, settings.patience)
+    fit(trainer, task.run, settings.patience)
     best = trainer.state.best_metric
     trained = trainer.model.merge_and_unload() if settings.lora_r else trainer.model
-    kept = {
-        "item": settings.item,
-        "turns": settings.turns,
-        "max_length": settings.max_length,
-        "cut_item": settings.cut_item,
-        "as_values": stories,
-        "explanation_tokens": settings.max_explanation if "explained" in settings.families else 0,
-        "dtype": settings.dtype,
-        "encoder": resolve_encoder(settings.encoder)[1],
-        "families": list(settings.families),
-        "seed": seed,
-        "note": settings.note,
-    }
-    own = [replace(d, levels=t.values) for d, t in zip(dimensions, tables, strict=True)]
+    own = [replace(d, levels=t.values) for d, t in zip(task.dimensions, tables, strict=True)]
+    config = scoring_config(task.name, own, _kept(task))
     device = "cpu" if trainer.args.use_cpu else None
     rater: ScoringLM | CalibratedRater = ScoringLM(
-        trained, tokenizer, scoring_config(name, own, kept), templates, device=device
+        trained, tokenizer, config, templates, device=device
     )
-    collapsed: dict[str, Any] = {}
-    if "standard" in settings.families:
-        for name, found in collapse_of_rater(rater, validation, seed=seed).items():
-            measured = isinstance(found, Collapse)
-            collapsed[name] = found.facts() if measured else {"not_run": found}
-            told = found.summary() if measured else f"not measured: {found}"
-            print(f"{name}, the answer by gold class:\n{told}", flush=True)
+    collapsed = _collapse(rater, task) if "standard" in settings.families else {}
     if settings.anchors:
         rater = CalibratedRater.of(
             rater,
-            train,
+            task.train,
             per_level=settings.anchors,
             weights=settings.anchor_weights,
             order=settings.anchor_order,
-            seed=seed,
+            seed=task.seed,
         )
     facts = {
         "validation_loss": best,
@@ -170,14 +133,54 @@ def train_scoring_lm(
     return rater, -best, facts
 
 
+def _tables(task: TrainingTask) -> list[LevelTable]:
+    """The levels of every dimension in the training part; also printed."""
+    stories = task.settings.item == "stories"
+    tables = []
+    for dimension in task.dimensions:
+        labels = (e.labels[dimension.name] for e in task.train if dimension.name in e.labels)
+        tables.append(LevelTable.of(dimension.name, labels, as_values=stories))
+    for table in tables:
+        print(
+            f"{table.name}: {len(table)} levels, answers {table.answers[0]} to {table.answers[-1]}"
+        )
+    return tables
+
+
+def _kept(task: TrainingTask) -> dict[str, Any]:
+    """The settings that belong to the rater."""
+    settings = task.settings
+    return {
+        "item": settings.item,
+        "turns": settings.turns,
+        "max_length": settings.max_length,
+        "cut_item": settings.cut_item,
+        "as_values": settings.item == "stories",
+        "explanation_tokens": settings.max_explanation if "explained" in settings.families else 0,
+        "dtype": settings.dtype,
+        "encoder": resolve_encoder(settings.encoder)[1],
+        "families": list(settings.families),
+        "seed": task.seed,
+        "note": settings.note,
+    }
+
+
+def _collapse(rater: ScoringLM, task: TrainingTask) -> dict[str, Any]:
+    """Whether the answers have collapsed on the validation part, by dimension; also printed."""
+    facts: dict[str, Any] = {}
+    for name, found in collapse_of_rater(rater, task.validation, seed=task.seed).items():
+        measured = isinstance(found, Collapse)
+        facts[name] = found.facts() if measured else {"not_run": found}
+        told = found.summary() if measured else f"not measured: {found}"
+        print(f"{name}, the answer by gold class:\n{told}", flush=True)
+    return facts
+
+
 def _training_rows(
-    train: Sequence[Example],
-    tables: Sequence[LevelTable],
-    settings: RaterSettings,
-    writer: PromptWriter,
-    seed: int,
+    task: TrainingTask, tables: Sequence[LevelTable], writer: PromptWriter
 ) -> tuple[Rows, dict[str, Any]]:
     """The rows of all families, and the facts of the contrastive pairs by label."""
+    train, settings = task.train, task.settings
     found, drawn = Rows(writer), {}
     _scored_rows(found, train, tables, settings)
     if "role_play" in settings.families:
@@ -204,7 +207,7 @@ def _training_rows(
                 table,
                 quota=settings.pair_quota,
                 keep=settings.pair_keep,
-                seed=seed,
+                seed=task.seed,
                 within_groups=settings.item == "dialogue",
             )
             print(pairs.summary(), flush=True)
@@ -246,16 +249,15 @@ def _scored_rows(
         found.add("explained", prompt, answer)
 
 
-def _base(
+def _language_model(
     settings: RaterSettings, train: Sequence[Example], templates: Iterator[str]
 ) -> tuple[Any, Any]:
     """Model and tokenizer: of a folder or hub id, or small and untrained, of the training texts."""
     if settings.encoder == SCRATCH:
-        texts = [
-            text for e in train for text in (*(t.text for t in e.input.turns), e.input.response)
-        ]
         answers = [f"{number:02d}" for number in range(100)]
-        tokenizer = models.train_tokenizer([*texts, *answers, *templates], settings.vocab_size)
+        tokenizer = models.train_tokenizer(
+            [*training_texts(train), *answers, *templates], settings.vocab_size
+        )
         tokenizer.name_or_path = SCRATCH
         tokenizer.chat_template = ChatFormat(tokenizer, "zephyr", None).plain_template
         tokenizer.model_max_length = settings.max_length
@@ -273,17 +275,17 @@ def _adapter(settings: RaterSettings) -> Any:
     )
 
 
-def _arguments(given: Mapping[str, Any], folder: Path, seed: int) -> SFTConfig:
+def _arguments(task: TrainingTask) -> SFTConfig:
     """trl's arguments: those given, and what makes the rows ours and the best epoch kept."""
     try:
         return SFTConfig(
             **{
                 "bf16": False,  # trl's own default is true
                 "gradient_checkpointing": False,
-                **given,
-                "output_dir": str(folder),
-                "seed": seed,
-                "data_seed": seed,
+                **task.arguments,
+                "output_dir": str(task.folder),
+                "seed": task.seed,
+                "data_seed": task.seed,
                 "eval_strategy": "epoch",
                 "save_strategy": "epoch",
                 "load_best_model_at_end": True,

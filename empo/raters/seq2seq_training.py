@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,96 +22,72 @@ from empo.raters.fit import fit
 from empo.raters.folder import RaterConfig
 from empo.raters.inputs import InputSettings
 from empo.raters.instructions import Instruction, load_instructions
-from empo.raters.level_training import LevelTrainer, level_arguments, macro_f1
+from empo.raters.level_training import (
+    LevelRows,
+    LevelTrainer,
+    level_arguments,
+    validation_macro_f1,
+)
+from empo.raters.losses import MISSING, level_loss
 from empo.raters.scratch_settings import SCRATCH
 from empo.raters.seq2seq_rater import KIND, Questions, Seq2SeqRater, label_token
 from empo.raters.settings import RaterSettings
 from empo.raters.splits import label_matrix
-from empo.raters.targets import IGNORED, level_counts, level_loss, level_numbers
+from empo.raters.targets import level_counts, level_numbers
+from empo.raters.training_task import TrainingTask, training_texts
 from empo.rating import Dimension
 from empo.records import UserError
-from empo.runs import Run
 
 
-def train_seq2seq(
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    dimensions: Sequence[Dimension],
-    settings: RaterSettings,
-    arguments: Mapping[str, Any],
-    folder: Path,
-    seed: int,
-    name: str,
-    run: Run,
-) -> tuple[Seq2SeqRater, dict[str, Any]]:
-    """A rater trained on `train`, its epoch chosen by macro-F1 on `validation`.
-
-    `arguments` are fields of TrainingArguments; checkpoints of `run` lie in `folder`, and a training
-    that was stopped goes on from the last one. Returns the rater and facts: best score, epochs, counts.
+def train_seq2seq(task: TrainingTask) -> tuple[Seq2SeqRater, dict[str, Any]]:
+    """A rater of levels, its epoch chosen by macro-F1; and facts: best score, epochs, counts.
 
     Raises UserError for instructions that do not fit the dimensions, labels that are no levels, or a
     model without a decoder.
     """
+    settings, dimensions = task.settings, task.dimensions
     if not settings.instruct and len(dimensions) > 1:
         raise UserError(
             f"instruct: without an instruction one model cannot tell {len(dimensions)} dimensions "
             "apart. Set one_model_per_dimension, or choose one of the dimensions."
         )
-    set_seed(seed)
+    set_seed(task.seed)
     instructions = load_instructions(dimensions, settings.instructions)
-    model, tokenizer = _base(settings, train, instructions)
+    model, tokenizer = _encoder_decoder(settings, task.train, instructions)
     if settings.label_tokens:
         options = {option for asked in instructions.values() for option in asked.options}
         _add_label_tokens(model, tokenizer, sorted(options))
-    inputs = InputSettings(
-        settings.max_length,
-        settings.response_max_length,
-        settings.lowercase,
-        settings.turns,
-        settings.following,
-    )
+    inputs = InputSettings.of(settings)
     how = {"instruct": settings.instruct, "label_tokens": settings.label_tokens}
     questions = Questions(tokenizer, model, dimensions, instructions, inputs, **how)
-    rows, unread = _rows(train, dimensions, questions)
-    valid_rows, valid_unread = _rows(validation, dimensions, questions)
-    if not rows or not valid_rows:
-        raise UserError("no response of the training or the validation part can be read.")
+    rows = LevelRows.of(task, lambda examples: _rows(examples, dimensions, questions))
     classes = [len(dimension.levels or ()) for dimension in dimensions]
-    args = level_arguments(arguments, folder, seed)
+    args = level_arguments(task)
     trainer = _Trainer(
         model=model,
         args=args,
-        train_dataset=rows,
-        eval_dataset=valid_rows,
+        train_dataset=rows.train,
+        eval_dataset=rows.validation,
         data_collator=_collate,
-        compute_metrics=lambda prediction: {"macro_f1": macro_f1(prediction, classes)},
+        compute_metrics=lambda found: {"macro_f1": validation_macro_f1(found, classes)},
         questions=questions,
-        counts=level_counts(rows, classes),
+        counts=level_counts(rows.train, classes),
         settings=settings,
     )
-    fit(trainer, run, settings.patience)
+    fit(trainer, task.run, settings.patience)
     kept = {
         "inputs": dataclasses.asdict(inputs),
         **how,
         "encoder": resolve_encoder(settings.encoder)[1],
         "loss": settings.loss,
-        "seed": seed,
+        "seed": task.seed,
         "note": settings.note,
     }
-    config = RaterConfig(KIND, name, tuple(dimensions), kept)
+    config = RaterConfig(KIND, task.name, tuple(dimensions), kept)
     rater = Seq2SeqRater(
         model.eval(), tokenizer, config, instructions, weights="", device=args.device.type
     )
-    facts = {
-        "validation_macro_f1": trainer.state.best_metric,
-        "epochs": trainer.state.epoch,
-        "train": len(rows),
-        "validation": len(valid_rows),
-        "unread": unread + valid_unread,
-        "context_cut": sum(item["row"].truncated for item in rows),
-        "response_cut": sum(item["row"].response_truncated for item in rows),
-    }
-    return rater, facts
+    return rater, rows.facts(trainer)
 
 
 def _add_label_tokens(model: Any, tokenizer: Any, options: Sequence[str]) -> None:
@@ -135,13 +110,13 @@ def _rows(
     found, unread = [], 0
     for d, dimension in enumerate(dimensions):
         numbers = level_numbers(labels[:, d], dimension)
-        known = [i for i, number in enumerate(numbers) if number != IGNORED]
+        known = [i for i, number in enumerate(numbers) if number != MISSING]
         read = questions.readers[d].rows([examples[i].input for i in known])
         for i, row in zip(known, read, strict=True):
             if row is None:
                 unread += 1
                 continue
-            target = np.full(len(dimensions), IGNORED)
+            target = np.full(len(dimensions), MISSING)
             target[d] = numbers[i]
             found.append({"row": row, "labels": target})
     return found, unread
@@ -181,7 +156,7 @@ class _Trainer(LevelTrainer):
         logits = torch.zeros(len(rows), int(edges[-1]), device=labels.device)
         total = torch.zeros((), device=labels.device)
         for d, (low, high) in enumerate(itertools.pairwise(edges)):
-            places = (labels[:, d] != IGNORED).nonzero()[:, 0]
+            places = (labels[:, d] != MISSING).nonzero()[:, 0]
             if not len(places):
                 continue
             asked = [rows[i] for i in places]
@@ -192,15 +167,14 @@ class _Trainer(LevelTrainer):
         return (total, {"logits": logits}) if return_outputs else total
 
 
-def _base(
+def _encoder_decoder(
     settings: RaterSettings, train: Sequence[Example], instructions: Mapping[str, Instruction]
 ) -> tuple[Any, Any]:
     """Model and tokenizer: of a folder or hub id, or small and untrained, of the training texts."""
     if settings.encoder != SCRATCH:
         return load_seq2seq(resolve_encoder(settings.encoder)[0])
-    texts = [text for e in train for text in (*(t.text for t in e.input.turns), e.input.response)]
     asked = [text for each in instructions.values() for text in (each.text, *each.options)]
-    tokenizer = models.train_tokenizer([*texts, *asked], settings.vocab_size)
+    tokenizer = models.train_tokenizer([*training_texts(train), *asked], settings.vocab_size)
     tokenizer.model_max_length = DEFAULT_TOKENS  # as Flan-T5's: more was never trained on
     shape = (settings.hidden_size, settings.layers, settings.heads)
     return models.small_seq2seq(tokenizer, *shape), tokenizer

@@ -12,12 +12,10 @@ from empo.corpora.labelled import Example
 from empo.raters import losses
 from empo.raters.classifier import PairClassifier, PairOutput
 from empo.raters.inputs import PairTokenizer, Row, rationale_marks
-from empo.raters.losses import UnsuitedLabels
+from empo.raters.losses import MISSING, UnsuitedLabels
 from empo.raters.settings import RaterSettings
 from empo.raters.splits import label_matrix
 from empo.rating import Dimension
-
-IGNORED = -100
 
 
 def training_rows(
@@ -53,7 +51,7 @@ def training_rows(
                         settings.lowercase,
                     )
                     if dimension.name in example.labels
-                    else np.full(len(row.offsets), IGNORED)
+                    else np.full(len(row.offsets), MISSING)
                     for dimension in dimensions
                 ],
                 axis=1,
@@ -63,7 +61,7 @@ def training_rows(
 
 
 def level_numbers(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
-    """Index of each label, shape (n,), among the levels, `IGNORED` for NaN.
+    """Index of each label, shape (n,), among the levels, `MISSING` for NaN.
 
     Raises UserError for an interval dimension or a label that is no level.
     """
@@ -73,7 +71,7 @@ def level_numbers(labels: np.ndarray, dimension: Dimension) -> np.ndarray:
             f"dimension {dimension.name!r} is an interval, and this loss learns levels. Take mse, "
             "mae, contrastive or a loss of story similarity."
         )
-    numbers = np.full(len(labels), IGNORED)
+    numbers = np.full(len(labels), MISSING)
     for i, value in enumerate(labels):
         if np.isnan(value):
             continue
@@ -115,7 +113,7 @@ def collate(
     batch = reader.batch(rows)
     batch["labels"] = torch.from_numpy(np.stack([item["labels"] for item in items]))
     if "rationales" in items[0]:
-        marks = torch.full((*batch["input_ids"].shape, dimensions), IGNORED)
+        marks = torch.full((*batch["input_ids"].shape, dimensions), MISSING)
         for i, item in enumerate(items):
             marks[i, slice(*item["row"].target)] = torch.from_numpy(item["rationales"])
         batch["rationale_labels"] = marks
@@ -128,7 +126,7 @@ def level_counts(rows: Sequence[dict[str, Any]], classes: Sequence[int]) -> list
     if labels.dtype != np.int64:  # soft labels: no counts are needed
         return [torch.ones(n) for n in classes]
     return [
-        torch.tensor(np.bincount(column[column != IGNORED], minlength=n), dtype=torch.float)
+        torch.tensor(np.bincount(column[column != MISSING], minlength=n), dtype=torch.float)
         for column, n in zip(labels.T, classes, strict=True)
     ]
 
@@ -147,7 +145,7 @@ class HeadLoss:
         self.counts = counts
 
     def __call__(self, output: PairOutput, labels: torch.Tensor) -> torch.Tensor:
-        """`labels`: (n, D) level numbers, -100 for none, or (n, sum of classes) soft labels."""
+        """`labels`: (n, D) level numbers, `MISSING` for none, or (n, sum of classes) soft labels."""
         parts = self.model.split(output.logits.float())
         total = sum(self._one(d, logits, labels) for d, logits in enumerate(parts)) / len(parts)
         if output.rationale_loss is not None:
@@ -157,25 +155,4 @@ class HeadLoss:
     def _one(self, d: int, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.settings.loss == "soft_label_kl":
             return losses.soft_label_kl(logits, self.model.split(labels)[d], checked=True)
-        return level_loss(self.settings, logits, labels[:, d], self.counts[d])
-
-
-def level_loss(
-    settings: RaterSettings, logits: torch.Tensor, target: torch.Tensor, counts: torch.Tensor
-) -> torch.Tensor:
-    """The loss of one dimension: `logits` (n, levels), `target` (n,) level numbers or `IGNORED`.
-
-    `counts` (levels,) are the training examples per level.
-    """
-    counts = counts.to(logits.device)
-    if not (target != IGNORED).any():
-        return logits.sum() * 0
-    weights = None
-    if settings.class_weighting:
-        weights = (counts.sum() / len(counts) / counts) ** settings.class_weighting
-    if settings.loss == "cross_entropy":
-        return losses.cross_entropy(logits, target, weights, settings.label_smoothing)
-    if settings.loss == "focal":
-        return losses.focal(logits, target, settings.focal_gamma, settings.focal_alpha)
-    margin, scale = settings.ldam_margin, settings.ldam_scale
-    return losses.ldam(logits, target, counts.int().tolist(), margin, scale)
+        return losses.level_loss(self.settings, logits, labels[:, d], self.counts[d])

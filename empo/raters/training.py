@@ -6,30 +6,31 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from empo.corpora.labelled import Example
 from empo.raters import losses
 from empo.raters.classifier import PairClassifier, PairClassifierConfig
 from empo.raters.encoder_rater import EncoderRater, rater_config
 from empo.raters.encoders import load_encoder, positions, resolve_encoder
 from empo.raters.fit import fit
 from empo.raters.inputs import InputSettings, PairTokenizer
-from empo.raters.level_training import LevelTrainer, level_arguments, macro_f1
+from empo.raters.level_training import (
+    LevelRows,
+    LevelTrainer,
+    level_arguments,
+    validation_macro_f1,
+)
 from empo.raters.settings import RaterSettings
 from empo.raters.targets import HeadLoss, collate, level_counts, training_rows
+from empo.raters.training_task import TrainingTask
 from empo.raters.weight_average import WeightAverage
 from empo.rating import Dimension
 from empo.records import UserError
-from empo.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -52,28 +53,58 @@ def trainer_arguments(given: Mapping[str, Any], args: TrainingArguments) -> dict
     return {"disable_tqdm": not sys.stderr.isatty(), "logging_strategy": "no", **taken}
 
 
-def train_classifier(
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    dimensions: Sequence[Dimension],
-    settings: RaterSettings,
-    arguments: dict[str, Any],
-    folder: Path,
-    seed: int,
-    name: str,
-    run: Run,
-) -> tuple[EncoderRater, dict[str, Any]]:
-    """A rater trained on `train`, its epoch chosen by macro-F1 on `validation`.
-
-    `arguments` are fields of TrainingArguments; checkpoints of `run` lie in `folder`, and a training
-    that was stopped goes on from the last one. Returns the rater and facts: best score, epochs, counts.
+def train_classifier(task: TrainingTask) -> tuple[EncoderRater, dict[str, Any]]:
+    """A rater of levels, its epoch chosen by macro-F1; and facts: best score, epochs, counts.
 
     Raises UserError for labels that the loss cannot use.
     """
-    set_seed(seed)
+    settings = task.settings
+    set_seed(task.seed)
     path, encoder_name = resolve_encoder(settings.encoder)
     encoder, tokenizer = load_encoder(path)
-    config = PairClassifierConfig(
+    config = _model_config(settings, task.dimensions)
+    model = PairClassifier.from_encoder(encoder, config)
+    inputs = InputSettings.of(settings)
+    reader = PairTokenizer(
+        tokenizer, settings.architecture, inputs, positions(encoder.config, tokenizer)
+    )
+    rows = LevelRows.of(
+        task, lambda examples: training_rows(examples, task.dimensions, reader, settings)
+    )
+    if settings.loss == "soft_label_kl":
+        soft = torch.from_numpy(np.stack([item["labels"] for item in rows.train]))
+        for target in soft.split(config.classes, dim=1):
+            losses.refuse_one_hot(target)
+    args = level_arguments(task)
+    trainer = _Trainer(
+        model=model,
+        args=args,
+        train_dataset=rows.train,
+        eval_dataset=rows.validation,
+        data_collator=lambda items: collate(items, reader, len(task.dimensions)),
+        loss=HeadLoss(settings, model, level_counts(rows.train, config.classes)),
+        compute_metrics=lambda found: {"macro_f1": validation_macro_f1(found, config.classes)},
+        optimizers=(_optimizer(model, args, settings.head_learning_rate), None),
+    )
+    if settings.ema_decay:
+        trainer.keep_average(WeightAverage(model, settings.ema_decay))
+    fit(trainer, task.run, settings.patience)
+    described = rater_config(
+        task.name,
+        task.dimensions,
+        inputs,
+        encoder=encoder_name,
+        architecture=settings.architecture,
+        loss=settings.loss,
+        seed=task.seed,
+        note=settings.note,
+    )
+    rater = EncoderRater(model.eval(), tokenizer, described, weights="", device=args.device.type)
+    return rater, rows.facts(trainer)
+
+
+def _model_config(settings: RaterSettings, dimensions: Sequence[Dimension]) -> PairClassifierConfig:
+    return PairClassifierConfig(
         architecture=settings.architecture,
         classes=[len(dimension.levels or ()) for dimension in dimensions],
         pooling=settings.pooling,
@@ -82,60 +113,6 @@ def train_classifier(
         rationales=settings.rationale_weight > 0,
         freeze_context_encoder=settings.freeze_context_encoder,
     )
-    model = PairClassifier.from_encoder(encoder, config)
-    inputs = InputSettings(
-        settings.max_length,
-        settings.response_max_length,
-        settings.lowercase,
-        settings.turns,
-        settings.following,
-    )
-    reader = PairTokenizer(
-        tokenizer, settings.architecture, inputs, positions(encoder.config, tokenizer)
-    )
-    rows, unread = training_rows(train, dimensions, reader, settings)
-    valid_rows, valid_unread = training_rows(validation, dimensions, reader, settings)
-    if not rows or not valid_rows:
-        raise UserError("no response of the training or the validation part can be read.")
-    if settings.loss == "soft_label_kl":
-        soft = torch.from_numpy(np.stack([item["labels"] for item in rows]))
-        for target in soft.split(config.classes, dim=1):
-            losses.refuse_one_hot(target)
-    args = level_arguments(arguments, folder, seed)
-    trainer = _Trainer(
-        model=model,
-        args=args,
-        train_dataset=rows,
-        eval_dataset=valid_rows,
-        data_collator=lambda items: collate(items, reader, len(dimensions)),
-        loss=HeadLoss(settings, model, level_counts(rows, config.classes)),
-        compute_metrics=lambda prediction: {"macro_f1": macro_f1(prediction, config.classes)},
-        optimizers=(_optimizer(model, args, settings.head_learning_rate), None),
-    )
-    if settings.ema_decay:
-        trainer.keep_average(WeightAverage(model, settings.ema_decay))
-    fit(trainer, run, settings.patience)
-    described = rater_config(
-        name,
-        dimensions,
-        inputs,
-        encoder=encoder_name,
-        architecture=settings.architecture,
-        loss=settings.loss,
-        seed=seed,
-        note=settings.note,
-    )
-    rater = EncoderRater(model.eval(), tokenizer, described, weights="", device=args.device.type)
-    facts = {
-        "validation_macro_f1": trainer.state.best_metric,
-        "epochs": trainer.state.epoch,
-        "train": len(rows),
-        "validation": len(valid_rows),
-        "unread": unread + valid_unread,
-        "context_cut": sum(item["row"].truncated for item in rows),
-        "response_cut": sum(item["row"].response_truncated for item in rows),
-    }
-    return rater, facts
 
 
 class _Trainer(LevelTrainer):

@@ -18,6 +18,7 @@ from empo.raters.held_out import PREDICTIONS, Unit, best_unit, predict
 from empo.raters.kinds import train_rater
 from empo.raters.settings import RaterSettings
 from empo.raters.splits import Split, check_separate, splits, with_test
+from empo.raters.training_task import TrainingTask
 from empo.records import write_json, write_jsonl
 from empo.runs import Run
 
@@ -97,16 +98,18 @@ def _train_unit(
     """Train one seed on one fold; its model, its held-out predictions, and unit.json last."""
     started = time.monotonic()
     trained = train_rater(
-        [examples[i] for i in split.train],
-        [examples[i] for i in split.validation],
-        corpus.dimensions,
-        settings,
-        arguments,
-        unit.folder,
-        run,
-        seed=unit.seed,
-        name=run.folder.name,
-        symmetric=corpus.symmetric,
+        TrainingTask(
+            train=[examples[i] for i in split.train],
+            validation=[examples[i] for i in split.validation],
+            dimensions=corpus.dimensions,
+            settings=settings,
+            arguments=arguments,
+            folder=unit.folder,
+            run=run,
+            seed=unit.seed,
+            name=run.folder.name,
+            symmetric=corpus.symmetric,
+        )
     )
     rows = predict(trained.rater, unit, split, examples, corpus.dimensions, corpus.symmetric)
     trained.rater.save(unit.folder / MODEL)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from empo.raters import losses
+from empo.raters.settings import RaterSettings
 from empo.records import UserError
 
 LN2 = math.log(2)
@@ -202,3 +203,14 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert losses.cross_entropy(logits, torch.tensor([1])).item() == approx(
         math.log1p(math.exp(-12))
     )
+
+
+def test_the_loss_of_levels_weighs_classes_and_is_0_without_labels() -> None:
+    weighted = RaterSettings(data="x", class_weighting=1.0)
+    likely = torch.tensor([[-1.0, -3.0], [-2.0, -2.5], [-9.0, -1.0]], requires_grad=True)
+    labels, counts = torch.tensor([0, 0, 1]), torch.tensor([2.0, 1.0])
+    loss = losses.level_loss(weighted, likely, labels, counts)
+    expected = functional.cross_entropy(likely, labels, torch.tensor([0.75, 1.5]))
+    torch.testing.assert_close(loss, expected)
+    ignored = losses.level_loss(weighted, likely, torch.full((3,), losses.MISSING), counts)
+    assert ignored.item() == 0 and ignored.requires_grad

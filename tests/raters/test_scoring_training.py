@@ -23,6 +23,7 @@ from empo.raters.scoring_lm import Question
 from empo.raters.scoring_prompts import PromptWriter
 from empo.raters.scoring_training import Rows, train_scoring_lm
 from empo.raters.settings import RaterSettings
+from empo.raters.training_task import TrainingTask
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError, read_json, write_json
 from empo.runs import Run
@@ -80,6 +81,27 @@ def settings(templates: str, **changed: Any) -> RaterSettings:
     return found
 
 
+def task(
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    own: RaterSettings,
+    folder: Path,
+    dimension: Dimension = MOOD,
+    **args: Any,
+) -> TrainingTask:
+    return TrainingTask(
+        train=train,
+        validation=validation,
+        dimensions=[dimension],
+        settings=own,
+        arguments=FAST | args,
+        folder=folder,
+        run=RUN,
+        seed=1,
+        name="toy",
+    )
+
+
 def trained(
     examples: Sequence[Example],
     own: RaterSettings,
@@ -88,9 +110,7 @@ def trained(
     **args: Any,
 ) -> tuple[Any, float, dict[str, Any]]:
     cut = len(examples) * 5 // 6
-    return train_scoring_lm(
-        examples[:cut], examples[cut:], [dimension], own, FAST | args, folder, 1, "toy", RUN
-    )
+    return train_scoring_lm(task(examples[:cut], examples[cut:], own, folder, dimension, **args))
 
 
 @pytest.fixture(scope="module")
@@ -244,8 +264,7 @@ def test_what_cannot_be_trained_is_refused(templates: str, tmp_path: Path) -> No
         trained(same, settings(templates), tmp_path)
     own = settings(templates, item="stories")
     with pytest.raises(UserError, match="item: stories does not fit the data"):
-        arguments = {"seed": 1, "name": "toy", "symmetric": False}
-        train_rater(toy(9), toy(9), [MOOD], own, FAST, tmp_path, RUN, **arguments)
+        train_rater(task(toy(9), toy(9), own, tmp_path))
 
 
 # --- story pairs: the score alone, or an explanation first ---

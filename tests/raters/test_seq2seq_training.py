@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from empo import models
 from empo.corpora.labelled import Example
 from empo.raters.seq2seq_rater import Seq2SeqRater
 from empo.raters.seq2seq_training import train_seq2seq
 from empo.raters.settings import RaterSettings
-from empo.raters.targets import level_loss
+from empo.raters.training_task import TrainingTask
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError
 from empo.runs import Run
@@ -67,17 +66,18 @@ def train(tmp_path: Path) -> Train:
         settings = RaterSettings(data="composed", **own)
         assert settings.problems() == []
         data, judged = given.pop("data", examples(120)), examples(24, seed=1)
-        return train_seq2seq(
-            data,
-            judged,
-            dimensions,
-            settings,
-            ARGUMENTS | arguments,
-            tmp_path / folder,
-            1,
-            "t",
-            RUN,
+        task = TrainingTask(
+            train=data,
+            validation=judged,
+            dimensions=dimensions,
+            settings=settings,
+            arguments=ARGUMENTS | arguments,
+            folder=tmp_path / folder,
+            run=RUN,
+            seed=1,
+            name="t",
         )
+        return train_seq2seq(task)
 
     return run
 
@@ -150,17 +150,6 @@ def test_accumulated_batches_are_one_batch(train: Train, monkeypatch: pytest.Mon
         weights.append(rater.model.state_dict())
     for key, one in weights[0].items():
         torch.testing.assert_close(one, weights[1][key], rtol=0, atol=1e-4)
-
-
-def test_the_loss_ranks_the_allowed_answers() -> None:
-    settings = RaterSettings(data="x", class_weighting=1.0)
-    likely = torch.tensor([[-1.0, -3.0], [-2.0, -2.5], [-9.0, -1.0]], requires_grad=True)
-    labels, counts = torch.tensor([0, 0, 1]), torch.tensor([2.0, 1.0])
-    loss = level_loss(settings, likely, labels, counts)
-    expected = functional.cross_entropy(likely, labels, torch.tensor([0.75, 1.5]))
-    torch.testing.assert_close(loss, expected)
-    ignored = level_loss(settings, likely, torch.full((3,), -100), counts)
-    assert ignored.item() == 0 and ignored.requires_grad
 
 
 @pytest.mark.parametrize(

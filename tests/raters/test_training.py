@@ -27,6 +27,7 @@ from empo.raters.encoder_rater import EncoderRater
 from empo.raters.inputs import InputSettings, PairTokenizer
 from empo.raters.settings import RaterSettings
 from empo.raters.training import train_classifier
+from empo.raters.training_task import TrainingTask
 from empo.rating import Dimension, RatingInput
 from empo.records import UserError
 from empo.runs import Run
@@ -96,17 +97,18 @@ def train(encoders: dict[str, Path], tmp_path: Path) -> Train:
             "head": "linear",
         }
         settings |= {key: value for key, value in given.items() if key not in arguments}
-        return train_classifier(
-            examples(120) if data is None else data,
-            examples(24, seed=1) if validation is None else validation,
-            dimensions,
-            RaterSettings(data="composed", **settings),
-            ARGUMENTS | {key: value for key, value in given.items() if key in arguments},
-            tmp_path / folder,
-            seed,
-            "rule",
-            RUN,
+        task = TrainingTask(
+            train=examples(120) if data is None else data,
+            validation=examples(24, seed=1) if validation is None else validation,
+            dimensions=dimensions,
+            settings=RaterSettings(data="composed", **settings),
+            arguments=ARGUMENTS | {key: value for key, value in given.items() if key in arguments},
+            folder=tmp_path / folder,
+            run=RUN,
+            seed=seed,
+            name="rule",
         )
+        return train_classifier(task)
 
     return run
 

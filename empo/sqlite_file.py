@@ -7,6 +7,7 @@ so a kill at any moment leaves a file with which the next run goes on, and proce
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,12 @@ class Kind:
     columns: tuple[str, ...]
     create: str
     write_ahead: bool
+
+
+def default_cache(name: str) -> Path:
+    """Where a file of this name lies if no other is named: in the user's cache folder."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "empo" / name
 
 
 class SqliteFile:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from empo.records import Message
-from empo.sqlite_file import Kind, SqliteFile
+from empo.sqlite_file import Kind, SqliteFile, default_cache
 
 _KIND = Kind(
     holds="answers",
@@ -37,8 +36,7 @@ _KIND = Kind(
 
 def default_answers() -> Path:
     """Where answers are kept: answers.sqlite in the user's cache folder."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "empo" / "answers.sqlite"
+    return default_cache("answers.sqlite")
 
 
 @dataclass(frozen=True, slots=True)

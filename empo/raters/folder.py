@@ -38,6 +38,8 @@ MODEL_ACCESS = "model_access.json"
 _OF_THE_MODEL = (".safetensors", ".json", ".txt", ".model")
 _OF_THE_RUN = {RATER_CONFIG, MODEL_ACCESS, "results.json", "rater.json", "run.json", "grid.json"}
 NO_CODE = "Code that comes with an encoder or a rater is never run; choose another one."
+UNSAVED = "unsaved"
+"""The digest of a model whose weights lie in no folder yet."""
 FEW_GROUPS = 10
 """Intervals from fewer groups than these are unreliable and mostly too narrow."""
 

@@ -7,7 +7,6 @@ The log needs a local disk; on some network file systems SQLite refuses it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from empo.json_values import decoded
 from empo.rating import Dimension, Ratings
-from empo.sqlite_file import Kind, SqliteFile
+from empo.sqlite_file import Kind, SqliteFile, default_cache
 
 _KIND = Kind(
     holds="ratings",
@@ -52,8 +51,7 @@ _KIND = Kind(
 
 def default_store() -> Path:
     """The file that commands use where no other is named, in the user's cache folder."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "empo" / "ratings.sqlite"
+    return default_cache("ratings.sqlite")
 
 
 @dataclass(frozen=True, slots=True)

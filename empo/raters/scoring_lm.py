@@ -23,6 +23,7 @@ from empo.raters.answers import answer_log_probs, left_padded
 from empo.raters.fitting import token_counts
 from empo.raters.folder import (
     RATER_CONFIG,
+    UNSAVED,
     RaterConfig,
     require_tokenizer,
     weights_digest,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 KIND = "scoring_lm"
 TEMPLATES = "templates.json"
 """File of a rater folder with its chat template and the templates of its item."""
-UNSAVED = "unsaved"
 _SETTINGS: dict[str, type] = {"item": str, "turns": int, "max_length": int}
 _SETTINGS |= {"explanation_tokens": int, "as_values": bool}
 _DTYPES = ("float32", "bfloat16")

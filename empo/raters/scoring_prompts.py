@@ -20,7 +20,7 @@ from empo.rating import RatingInput
 if TYPE_CHECKING:
     from empo.prompts import ChatFormat
 
-ANSWER_TOKENS = 32
+SCORE_TOKENS = 32
 """Room for an answer beside the prompt, where it is no text."""
 
 
@@ -61,7 +61,7 @@ class PromptWriter:
         pair: RatingInput,
         table: LevelTable,
         family: Family = "standard",
-        answer_tokens: int = ANSWER_TOKENS,
+        answer_tokens: int = SCORE_TOKENS,
     ) -> Prompt | None:
         """The prompt that asks for one score; None where it does not fit."""
         if self.templates.item == "stories":
@@ -78,7 +78,7 @@ class PromptWriter:
         for name, pair in (("first", first), ("second", second)):
             before, texts[name] = self._parts(pair)
             context[name] = {"turns": before["turns"]}
-        return self._fitted("contrastive", _asked(table), context, texts, ANSWER_TOKENS)
+        return self._fitted("contrastive", _asked(table), context, texts, SCORE_TOKENS)
 
     def played(self, pair: RatingInput, answers: Mapping[str, str]) -> tuple[Prompt | None, str]:
         """The prompt to write an item that has these scores ({label: answer}), and that item."""

@@ -26,6 +26,7 @@ from empo.raters.encoders import (
 from empo.raters.fitting import fit_pair, token_counts
 from empo.raters.folder import (
     RATER_CONFIG,
+    UNSAVED,
     RaterConfig,
     require_tokenizer,
     weights_digest,
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 EMBEDDING = "embedding"
 CROSS_ENCODER = "cross_encoder"
-UNSAVED = "unsaved"
 _SETTINGS: dict[str, dict[str, tuple[type, ...]]] = {
     EMBEDDING: {"max_length": (int,), "scale": (str,)},
     CROSS_ENCODER: {

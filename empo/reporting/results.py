@@ -49,7 +49,7 @@ class Effect(TypedDict):
     reasons: NotRequired[dict[str, str]]
 
 
-class Comparison(TypedDict):
+class PairedDifference(TypedDict):
     """Two systems in one value on the same exchanges; `difference` and `interval` are of a - b.
 
     `reasons` has a sentence for every key that is None.
@@ -64,9 +64,14 @@ class Comparison(TypedDict):
     p_holm: float | None
     test: str
     n: int
-    d: NotRequired[Effect | None]
     length_controlled: LengthControlled | None
     reasons: dict[str, str]
+
+
+class Comparison(PairedDifference):
+    """Of two systems in a metric; `d` is None where only whole sets can be compared."""
+
+    d: NotRequired[Effect | None]
 
 
 class NotRun(TypedDict):

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from empo.records import read_typed, write_json
-from empo.reporting.results import LengthControlled
+from empo.reporting.results import PairedDifference
 
 SURVEY_SCHEMA = "empo.survey/2"
 SURVEY_FILE = "survey.json"
@@ -63,24 +63,13 @@ class MixedComparison(TypedDict):
     reasons: NotRequired[dict[str, str]]
 
 
-class SurveyComparison(TypedDict):
-    """Two systems in one aspect on the same exchanges; `difference` and `interval` are of a - b.
+class SurveyComparison(PairedDifference):
+    """Two systems in one aspect.
 
     The interval and p beside `mixed` take item means for independent, which they are not.
     """
 
-    a: str
-    b: str
-    metric: str
-    difference: float | None
-    interval: tuple[float, float] | None
-    p: float | None
-    p_holm: float | None
-    test: str
-    n: int
     d: SurveyEffect
-    length_controlled: LengthControlled | None
-    reasons: dict[str, str]
     mixed: MixedComparison
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,37 +210,83 @@ def load_scorer(
     Raises UserError where the packages or the model are missing, no layer is known, the layer does
     not exist, or a baseline is wanted that there is not.
     """
+    encoder = _chosen(model, layer)
+    if rescale and not _has_baseline(encoder):
+        raise UserError(
+            f"{model}: bert-score has no baseline to rescale this encoder with (a local folder has "
+            "none). Score without rescaling, or give a hub id of its table, such as roberta-large."
+        )
+    check_code(encoder.path, remedy="Code that comes with an encoder is never run.")
+    if encoder.local:
+        require_safetensors(encoder.path)
+    elif not fetch(model, ("model.safetensors", "model.safetensors.index.json")):
+        raise UserError(f"{model}: it has no safetensors on the hub, only pickles. {CONVERT}")
+    bert = _loaded(model, encoder, idf=idf, rescale=rescale, device=device)
+    identity = weights_identity(encoder.path)
+    digest = (
+        f"weights {identity['sha256'][:12]}"
+        if encoder.local
+        else f"commit {str(identity['commit'])[:12]}"
+    )
+    which = "the last layer" if encoder.local and layer is None else "layer"
+    signature = (
+        f"bert-score {version('bert-score')}, transformers {version('transformers')}; "
+        f"{encoder.name} ({digest}), {which} {encoder.layer}, "
+        f"{bert._tokenizer.model_max_length} tokens; "
+        f"{'rescaled with the English baseline' if rescale else 'not rescaled'}"
+    )
+    known = any(identity.get(of) for of in ("sha256", "commit"))
+    store = ScoreStore(cache) if cache is not None and known else None
+    return Scorer(bert, batch_size, signature, store)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """An encoder that is to be loaded: where it lies, its name in signatures, the layer compared."""
+
+    path: str
+    name: str
+    layer: int
+    local: bool
+
+
+def _chosen(model: str, layer: int | None) -> _Encoder:
+    """The encoder that a name means, before anything of it is loaded."""
     try:
-        import bert_score
-        from bert_score.utils import model2layers
+        from bert_score import utils
     except ImportError as error:
         raise UserError(
             f"bertscore: the package bert-score is not installed ({error}). "
             "Install it with `pip install empo[eval]`."
         ) from None
     folder = _packaged() if model == PACKAGED else Path(model).expanduser()
-    if local := folder.is_dir():
-        # absolute: of relative names bert-score takes those that begin with "scibert" for its own
-        path, name = str(folder.absolute()), model if model == PACKAGED else folder.resolve().name
-        chosen = _checked_folder(folder.absolute(), layer)
-    else:
-        path = name = model
-        chosen = _checked_hub_id(model, layer, model2layers)
-    baselines = Path(bert_score.__file__).parent / "rescale_baseline" / "en"
-    if rescale and (local or not (baselines / f"{model}.tsv").is_file()):
-        raise UserError(
-            f"{model}: bert-score has no baseline to rescale this encoder with (a local folder has "
-            "none). Score without rescaling, or give a hub id of its table, such as roberta-large."
+    if not folder.is_dir():
+        return _Encoder(
+            model, model, _checked_hub_id(model, layer, utils.model2layers), local=False
         )
-    check_code(path, remedy="Code that comes with an encoder is never run.")
-    if local:
-        require_safetensors(path)
-    elif not fetch(model, ("model.safetensors", "model.safetensors.index.json")):
-        raise UserError(f"{model}: it has no safetensors on the hub, only pickles. {CONVERT}")
+    # absolute: of relative names bert-score takes those that begin with "scibert" for its own
+    folder, name = folder.absolute(), model if model == PACKAGED else folder.resolve().name
+    return _Encoder(str(folder), name, _checked_folder(folder, layer), local=True)
+
+
+def _has_baseline(encoder: _Encoder) -> bool:
+    """Whether bert-score has English values to rescale with."""
+    import bert_score
+
+    baselines = Path(bert_score.__file__).parent / "rescale_baseline" / "en"
+    return not encoder.local and (baselines / f"{encoder.name}.tsv").is_file()
+
+
+def _loaded(
+    model: str, encoder: _Encoder, *, idf: bool, rescale: bool, device: str | None
+) -> BERTScorer:
+    """bert-score's scorer with the encoder in it; `model` is what the user calls it."""
+    from bert_score import BERTScorer
+
     try:
-        bert = bert_score.BERTScorer(
-            model_type=path,
-            num_layers=chosen,
+        bert = BERTScorer(
+            model_type=encoder.path,
+            num_layers=encoder.layer,
             nthreads=0,  # idf is counted in this process; a fork after threads can hang
             idf=idf,
             device=device,
@@ -248,7 +295,7 @@ def load_scorer(
         )
     except (OSError, ValueError, AssertionError) as error:  # of a missing layer the last
         raise UserError(
-            f"{model}: the encoder for BERTScore cannot be loaded with layer {chosen} "
+            f"{model}: the encoder for BERTScore cannot be loaded with layer {encoder.layer} "
             f"({' '.join(str(error).split())[:400]}). Give a local folder, or {PACKAGED!r}, or fill "
             "the cache: load the model once where there is a network."
         ) from None
@@ -258,19 +305,7 @@ def load_scorer(
             "such as roberta-large."
         )
     _prepare(bert)
-    identity = weights_identity(path)
-    digest = (
-        f"weights {identity['sha256'][:12]}" if local else f"commit {str(identity['commit'])[:12]}"
-    )
-    which = "the last layer" if local and layer is None else "layer"
-    signature = (
-        f"bert-score {version('bert-score')}, transformers {version('transformers')}; {name} "
-        f"({digest}), {which} {chosen}, {bert._tokenizer.model_max_length} tokens; "
-        f"{'rescaled with the English baseline' if rescale else 'not rescaled'}"
-    )
-    known = any(identity.get(of) for of in ("sha256", "commit"))
-    store = ScoreStore(cache) if cache is not None and known else None
-    return Scorer(bert, batch_size, signature, store)
+    return bert
 
 
 def _prepare(bert: BERTScorer) -> None:

@@ -33,7 +33,7 @@ def offline() -> bool:
     try:
         import datasets
     except ImportError:
-        pass
+        pass  # a library that is not installed asks for nothing
     else:
         datasets.config.HF_HUB_OFFLINE = True
     return True

@@ -157,10 +157,8 @@ def _is_cut(line: bytes) -> bool:
         return False
     try:
         decoded(line.decode())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return True
-    except ValueError:
-        pass  # whole, and refused where it is read
+    except ValueError as error:  # of another kind: it is whole, and refused where it is read
+        return isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
     return False
 
 

@@ -199,7 +199,7 @@ def compose(folder: Path, settings: Settings) -> None:
 def tokenizer(folder: Path, settings: Settings) -> None:
     """Train a small tokenizer on the first turns."""
     from empo.corpora import load_corpus
-    from empo.models import train_tokenizer
+    from empo.small_models import train_tokenizer
 
     corpus = load_corpus(folder / "train.csv", limit=TOKENIZER_TURNS // 4)
     texts = [turn.text for dialogue in corpus.dialogues for turn in dialogue.turns]

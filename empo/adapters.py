@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from empo.records import UserError, listed, read_json
+from empo.redaction import reason
 from empo.untrusted import require_safetensors, shapes
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -109,7 +111,7 @@ def check_tensors(folder: str | Path) -> dict[str, list[int]]:
     return found
 
 
-def check_fits(folder: str | Path, model: PreTrainedModel, base: str) -> None:
+def _check_fits(folder: str | Path, model: PreTrainedModel, base: str) -> None:
     """Raise UserError where the tensors of an adapter belong to layers that the base has not.
 
     Or to layers of another size, or where a target of the adapter is no layer of the base.
@@ -167,7 +169,25 @@ def check_targets(model: PreTrainedModel, targets: Iterable[str], where: str) ->
         )
 
 
-def check_complete(folder: str | Path, adapted: nn.Module) -> None:
+def put_on(model: PreTrainedModel, folder: str, base: str, trainable: bool) -> PeftModel:
+    """The model with the adapter of a folder on it.
+
+    Raises UserError where the adapter does not fit the model, which is called `base`, or is not whole.
+    """
+    from peft import PeftModel
+
+    _check_fits(folder, model, base)
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except (RuntimeError, ValueError, OSError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{folder}: the adapter does not fit the base {base}: {reason(error)[:300]}"
+        ) from None
+    _check_complete(folder, adapted)
+    return adapted
+
+
+def _check_complete(folder: str | Path, adapted: nn.Module) -> None:
     """Raise UserError where the file of an adapter lacks tensors that it should have, or has others.
 
     `adapted` is the model with the adapter on it; peft leaves missing tensors at their random start

@@ -1,4 +1,4 @@
-"""Base models, adapter chains, LoRA, quantisation, and small bases from scratch."""
+"""Base models, adapter chains, LoRA, quantisation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from empo import hub
 from empo.adapters import (
     ADAPTER_CONFIG,
     adapter_config,
-    check_complete,
-    check_fits,
     check_targets,
     check_tensors,
+    put_on,
 )
 from empo.records import RUN_SCHEMA, UserError, sha256, write_json
-from empo.redaction import redacted
+from empo.redaction import reason, redacted
 from empo.runs import read_facts, read_run, versions
 from empo.templates import check_template
 from empo.untrusted import CONFIGS, CONVERT, configs_of, refuse_code, require_safetensors
@@ -279,7 +278,7 @@ def load_model(
         )
     for number, adapter in enumerate(source.adapters, start=1):
         last = number == len(source.adapters)
-        model = _with_adapter(model, adapter, source.base, trainable and last)
+        model = put_on(model, adapter, source.base, trainable and last)
         if not last:
             model = model.merge_and_unload()
     try:
@@ -288,20 +287,6 @@ def load_model(
         raise UserError(
             f"device {device!r} cannot be used: {' '.join(str(error).split())[:200]}"
         ) from None
-
-
-def _with_adapter(model: PreTrainedModel, adapter: str, base: str, trainable: bool) -> Any:
-    from peft import PeftModel
-
-    check_fits(adapter, model, base)
-    try:
-        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (RuntimeError, ValueError, OSError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{adapter}: the adapter does not fit the base {base}: {_reason(error)[:300]}"
-        ) from None
-    check_complete(adapter, adapted)
-    return adapted
 
 
 def check_code(
@@ -333,14 +318,7 @@ def cannot_load(what: str, name: str, error: Exception) -> UserError:
         if Path(name).is_dir()
         else f"Check name and revision, and that you may see it. Weights must be safetensors. {CONVERT}"
     )
-    return UserError(f"{name}: the {what} cannot be loaded: {_reason(error)} {remedy}")
-
-
-def _reason(error: Exception) -> str:
-    """An error of a library on one line; one of a key or type says little without its kind."""
-    said = redacted(" ".join(str(error).split()))[:400].rstrip(".")
-    plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
-    return f"{said}." if plain else f"{type(error).__name__}: {said}."
+    return UserError(f"{name}: the {what} cannot be loaded: {reason(error)} {remedy}")
 
 
 @contextmanager
@@ -399,78 +377,3 @@ def lora_config(r: int, alpha: int, dropout: float, targets: Iterable[str]) -> L
 def require_targets(model: PreTrainedModel, targets: Iterable[str]) -> None:
     """Raise UserError where a model has not all the layers that `lora_targets` names."""
     check_targets(model, targets, "lora_targets")
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer for a small base; its role markers are single special tokens.
-
-    It has no chat template yet: `empo.prompts.ChatFormat` is given one by name.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=special[3:],
-    )
-
-
-def small_seq2seq(
-    tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, heads: int
-) -> PreTrainedModel:
-    """A randomly initialised encoder-decoder of the T5 architecture, small enough for a CPU."""
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=hidden,
-        d_kv=hidden // heads,
-        d_ff=2 * hidden,
-        num_layers=layers,
-        num_heads=heads,
-        feed_forward_proj="gated-gelu",
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
-    return T5ForConditionalGeneration(config)
-
-
-def small_base(
-    tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int, heads: int, max_positions: int
-) -> PreTrainedModel:
-    """A randomly initialised model of the Mistral architecture, small enough for a CPU."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
-        max_position_embeddings=max_positions,
-        sliding_window=None,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return MistralForCausalLM(config)

@@ -100,12 +100,12 @@ def _kind(argv: Sequence[str]) -> tuple[str, Path | None]:
 
 
 def _tokenizer(kind: str, settings: Any, train: Corpus) -> Any:
-    from empo import models
+    from empo import models, small_models
 
     if kind == "base":
         texts = [turn.text for dialogue in train.dialogues for turn in dialogue.turns]
         message = settings.system_message or ""
-        return models.train_tokenizer([*texts, message], settings.vocab_size)
+        return small_models.train_tokenizer([*texts, message], settings.vocab_size)
     return models.load_tokenizer(models.resolve(settings.model, revision=settings.revision))
 
 
@@ -220,13 +220,13 @@ def _model(kind: str, settings: Any, args: Any, architecture: str | None, tokeni
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from empo import models
+    from empo import models, small_models
     from empo.alignment.training import fresh_adapter
 
     if kind == "base":
         name = f"{settings.layers} layers of width {settings.hidden_size}"
         with torch.device("meta"):
-            model = models.small_base(
+            model = small_models.small_base(
                 tokenizer, settings.hidden_size, settings.layers, settings.heads, 512
             )
         adapter, dtype = None, "float32"

@@ -24,3 +24,10 @@ def redacted(text: str) -> str:
         if len(value) >= _SHORTEST and _NAMES.search(name) and not os.path.exists(value):
             text = text.replace(value, HIDDEN)
     return _LIKE_A_KEY.sub(HIDDEN, _USER.sub(f"{HIDDEN}@", text))
+
+
+def reason(error: Exception) -> str:
+    """An error of a library on one line; one of a key or type says little without its kind."""
+    said = redacted(" ".join(str(error).split()))[:400].rstrip(".")
+    plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+    return f"{said}." if plain else f"{type(error).__name__}: {said}."

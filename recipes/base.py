@@ -49,8 +49,8 @@ def _train(
     """One base, from the texts of the corpus to its folder."""
     from empo.alignment.sft import MaskedTurnTrainer, sft_rows
     from empo.alignment.training import check_same, finish, template_facts, train
-    from empo.models import small_base, train_tokenizer
     from empo.prompts import ChatFormat
+    from empo.small_models import small_base, train_tokenizer
 
     texts = [turn.text for dialogue in train_corpus.dialogues for turn in dialogue.turns]
     tokenizer = train_tokenizer([*texts, settings.system_message or ""], settings.vocab_size)

@@ -33,7 +33,16 @@ FLOORS = {
         "pair_files",
         "length_effect",
     },
-    2: {"preferences", "prompts", "corpora", "models", "checkpoints", "choosing", "sampling"},
+    2: {
+        "preferences",
+        "prompts",
+        "corpora",
+        "models",
+        "small_models",
+        "checkpoints",
+        "choosing",
+        "sampling",
+    },
     3: {"alignment", "generation", "harness", "metrics", "raters", "mining"},
     4: {"reporting", "survey"},
     5: {

@@ -11,9 +11,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from empo import cli
-from empo.models import lora_config, train_tokenizer
+from empo.models import lora_config
 from empo.records import UserError, read_json
 from empo.runs import alone
+from empo.small_models import train_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from killed import contents, killed_before

@@ -12,7 +12,7 @@ import torch
 from datasets.exceptions import DatasetNotFoundError
 from peft import get_peft_model
 
-from empo import models
+from empo import models, small_models
 from empo.emotions import LABELS
 from empo.harness.comparing import comparable, compare, matched
 from empo.harness.items import items_file, plain, rows
@@ -34,8 +34,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base, and an adapter on it that changes what it says."""
     folder = tmp_path_factory.mktemp("shelf")
     torch.manual_seed(1)
-    tokenizer = models.train_tokenizer(TEXTS, 300)
-    models.small_base(tokenizer, 16, 1, 2, 1024).save_pretrained(folder / "base")
+    tokenizer = small_models.train_tokenizer(TEXTS, 300)
+    small_models.small_base(tokenizer, 16, 1, 2, 1024).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     base = load_model(ModelSource(str(folder / "base")))
     model = get_peft_model(base, lora_config(4, 8, 0.0, ["q_proj", "v_proj", "up_proj"]))

@@ -11,7 +11,7 @@ import torch
 from peft import get_peft_model
 from transformers import PreTrainedModel
 
-from empo import models
+from empo import models, small_models
 from empo.alignment.settings import TARGETS
 from empo.alignment.training import base_facts
 from empo.models import ModelSource, load_model, lora_config, merge, resolve, weights_identity
@@ -24,8 +24,8 @@ IDS = torch.tensor([[1, 7, 20, 33, 5, 90, 2]])
 def new_base(folder: Path, seed: int, hidden: int = 16) -> Path:
     """A tiny base run: model, tokenizer and a complete run.json."""
     torch.manual_seed(seed)
-    tokenizer = models.train_tokenizer(["I lost my cat.", "How are you?"] * 5, 300)
-    models.small_base(tokenizer, hidden, 1, 2, 64).save_pretrained(folder)
+    tokenizer = small_models.train_tokenizer(["I lost my cat.", "How are you?"] * 5, 300)
+    small_models.small_base(tokenizer, hidden, 1, 2, 64).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", {"status": "complete", "command": "base"})
     return folder
@@ -274,18 +274,3 @@ def test_only_the_last_adapter_is_trainable_and_only_when_asked(runs: Path) -> N
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name for name in trained)
     assert not any("embed_tokens" in name or "lm_head" in name for name in trained)
-
-
-def test_a_small_base_has_the_size_it_was_asked_for() -> None:
-    tokenizer = models.train_tokenizer(["I lost my cat."] * 5, 300)
-    config = models.small_base(tokenizer, 16, 3, 4, 64).config
-    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (16, 3, 4)
-    assert (config.num_key_value_heads, config.max_position_embeddings) == (2, 64)
-    assert (config.vocab_size, config.eos_token_id) == (len(tokenizer), tokenizer.eos_token_id)
-    assert config.model_type == "mistral"
-
-
-def test_training_a_tokenizer_twice_gives_the_same_tokens() -> None:
-    first, second = (models.train_tokenizer(["I lost my cat."] * 5, 300) for _ in range(2))
-    assert first.get_vocab() == second.get_vocab()
-    assert first("I lost my cat. 😢").input_ids == second("I lost my cat. 😢").input_ids

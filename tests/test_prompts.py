@@ -12,9 +12,10 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empo.dialogues import Dialogue, Turn
-from empo.models import ModelSource, load_tokenizer, train_tokenizer
+from empo.models import ModelSource, load_tokenizer
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE, ZEPHYR_TEMPLATE, ChatFormat
 from empo.records import UserError
+from empo.small_models import train_tokenizer
 
 PUBLISHED = (
     "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + "

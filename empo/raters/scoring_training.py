@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers.trainer_utils import set_seed
 from trl import SFTConfig, SFTTrainer
 
-from empo import models
+from empo import models, small_models
 from empo.checkpoints.trainer import SealedTrainer
 from empo.corpora.labelled import Example
 from empo.prompts import ChatFormat
@@ -255,14 +255,14 @@ def _language_model(
     """Model and tokenizer: of a folder or hub id, or small and untrained, of the training texts."""
     if settings.encoder == SCRATCH:
         answers = [f"{number:02d}" for number in range(100)]
-        tokenizer = models.train_tokenizer(
+        tokenizer = small_models.train_tokenizer(
             [*training_texts(train), *answers, *templates], settings.vocab_size
         )
         tokenizer.name_or_path = SCRATCH
         tokenizer.chat_template = ChatFormat(tokenizer, "zephyr", None).plain_template
         tokenizer.model_max_length = settings.max_length
         shape = (settings.hidden_size, settings.layers, settings.heads, settings.max_length)
-        return models.small_base(tokenizer, *shape), tokenizer
+        return small_models.small_base(tokenizer, *shape), tokenizer
     source = models.resolve(resolve_encoder(settings.encoder)[0])
     return models.load_model(source, settings.dtype), models.load_tokenizer(source)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers.trainer_utils import set_seed
 
-from empo import models
+from empo import small_models
 from empo.corpora.labelled import Example
 from empo.raters.encoders import DEFAULT_TOKENS, load_seq2seq, resolve_encoder
 from empo.raters.fit import fit
@@ -174,7 +174,7 @@ def _encoder_decoder(
     if settings.encoder != SCRATCH:
         return load_seq2seq(resolve_encoder(settings.encoder)[0])
     asked = [text for each in instructions.values() for text in (each.text, *each.options)]
-    tokenizer = models.train_tokenizer([*training_texts(train), *asked], settings.vocab_size)
+    tokenizer = small_models.train_tokenizer([*training_texts(train), *asked], settings.vocab_size)
     tokenizer.model_max_length = DEFAULT_TOKENS  # as Flan-T5's: more was never trained on
     shape = (settings.hidden_size, settings.layers, settings.heads)
-    return models.small_seq2seq(tokenizer, *shape), tokenizer
+    return small_models.small_seq2seq(tokenizer, *shape), tokenizer

@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerBase
 
 from empo.alignment.sft import IGNORED, sft_rows
 from empo.dialogues import Dialogue, Turn
-from empo.models import train_tokenizer
 from empo.prompts import ChatFormat
 from empo.records import UserError
+from empo.small_models import train_tokenizer
 
 REPLIES = ("I am so sorry.", "What happened?", "Take care.")
 

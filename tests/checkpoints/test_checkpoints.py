@@ -51,10 +51,10 @@ from empo.checkpoints import (
 )
 from empo.checkpoints.random_states import load_random_state, save_random_state
 from empo.checkpoints.trainer import Continued
-from empo.models import train_tokenizer
 from empo.process import MAKE_ROOM, Stopped
 from empo.records import CHECKPOINT_SCHEMA, UserError, read_json, sha256, write_json
 from empo.runs import Run
+from empo.small_models import train_tokenizer
 
 CHANGED = (
     "transformers has changed {}: adapt empo.checkpoints, then this test and the version range."

@@ -10,7 +10,8 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from peft import get_peft_model
 from tiny_runs import ROOT
 
-from empo.models import lora_config, small_base, train_tokenizer
+from empo.models import lora_config
+from empo.small_models import small_base, train_tokenizer
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from empo import models
+from empo import small_models
 from empo.records import write_json, write_jsonl
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "harness.py"
@@ -65,10 +65,10 @@ main = load_script().main
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tiny bases that answer differently, the first as a run with its settings."""
     folder = tmp_path_factory.mktemp("shelf")
-    tokenizer = models.train_tokenizer(["How does the speaker feel? Answer: sad"] * 5, 300)
+    tokenizer = small_models.train_tokenizer(["How does the speaker feel? Answer: sad"] * 5, 300)
     for number, name in enumerate(("one", "two")):
         torch.manual_seed(number)
-        models.small_base(tokenizer, 16, 1, 2, 1024).save_pretrained(folder / name)
+        small_models.small_base(tokenizer, 16, 1, 2, 1024).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     facts = {"status": "complete", "command": "base", "seed": 3, "settings": {"layers": 1}}
     write_json(folder / "one" / "run.json", facts)

@@ -21,7 +21,6 @@ from empo.corpora import articles, wassa
 from empo.corpora.examples import load_labelled
 from empo.corpora.labelled import Example
 from empo.dialogues import Turn
-from empo.models import small_seq2seq, train_tokenizer
 from empo.raters import (
     explanations,
     instructions,
@@ -34,6 +33,7 @@ from empo.raters.calibrated import CalibratedRater
 from empo.raters.prompt_rater import PromptRater
 from empo.raters.scoring_lm import Question, ScoringLM
 from empo.rating import Dimension, RatingInput
+from empo.small_models import small_seq2seq, train_tokenizer
 
 PERCEIVED = wassa.DIALOGUES["perceived_empathy"][0]
 TURN_ROWS = [

@@ -20,7 +20,7 @@ from light_readers import MESSAGE, Reader
 from run_readers import HARNESS, RUN
 from safetensors.torch import save
 
-from empo import checkpoints, generation, models, untrusted
+from empo import checkpoints, generation, models, small_models, untrusted
 from empo.alignment import dpo
 from empo.alignment.logp_store import LogpStore
 from empo.checkpoints import random_states
@@ -111,8 +111,9 @@ def _room(folder: Path) -> object:
 
 def _identity(folder: Path) -> object:
     settings: Any = SimpleNamespace(dtype="float32", load_in_4bit=False)
+    chat: Any = SimpleNamespace(sha256="ab")
     source = models.ModelSource(str(folder), (str(folder),))
-    return dpo.reference_identity(settings, source, SimpleNamespace(sha256="ab"))  # type: ignore
+    return dpo.reference_identity(settings, source, chat)
 
 
 def _measured(folder: Path) -> object:
@@ -176,8 +177,8 @@ def _model() -> Mapping[str, bytes]:
     """The files of a tiny model with a tokenizer and an adapter on it."""
     from peft import get_peft_model
 
-    tokenizer = models.train_tokenizer(["I lost my job.", "That is hard."] * 3, 300)
-    base = models.small_base(tokenizer, 8, 1, 2, 32)
+    tokenizer = small_models.train_tokenizer(["I lost my job.", "That is hard."] * 3, 300)
+    base = small_models.small_base(tokenizer, 8, 1, 2, 32)
     base.name_or_path = "owner/base"
     with tempfile.TemporaryDirectory() as name:
         base.save_pretrained(name)
@@ -193,8 +194,8 @@ def files_of_model(*names: str) -> dict[str, Sample]:
     found = {}
     for name in names:
         data = _model()[name]
-        kind = "json" if name.endswith(".json") else "binary"
-        found[name] = Sample(kind, json.loads(data) if kind == "json" else data)  # type: ignore
+        is_json = name.endswith(".json")
+        found[name] = Sample("json", json.loads(data)) if is_json else Sample("binary", data)
     return found
 
 
@@ -234,8 +235,8 @@ SEALED = {
     "checkpoint-1/manifest.json": Sample("json", MANIFEST),
 }
 RESPONSES = b'{"id": "e0"}\n'
-HALF = [{"key": "key", "batch": i, "replies": [REPLY]} for i in (0, 1)]
-HALF_MADE = [{**row, "sha256": generation._digest(row)} for row in HALF]  # type: ignore
+HALF: list[dict[str, Any]] = [{"key": "key", "batch": i, "replies": [REPLY]} for i in (0, 1)]
+HALF_MADE = [{**row, "sha256": generation._digest(row)} for row in HALF]
 UNOPENED = {
     "config.json": Sample("json", {"model_type": "bert", "text_config": {"hidden_act": "gelu"}}),
     "modules.json": Sample("json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]),
@@ -314,7 +315,7 @@ READERS = [
     Reader(
         "model: adapter's weights",
         files_of_model("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "config.json", "model.safetensors"),
-        _adapted, ("models._with_adapter", "adapters.check_tensors"), found="headers that are none, other types",
+        _adapted, ("adapters.put_on", "adapters.check_tensors"), found="headers that are none, other types",
     ),
     Reader(
         "model: chat template", {"a.jinja": Sample("text", TEMPLATE), **files_of_model("tokenizer.json", "tokenizer_config.json")},

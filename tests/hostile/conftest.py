@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from empo import models
+from empo import small_models
 from empo.alignment.settings import TARGETS
 from empo.models import ModelSource, load_model, lora_config
 from empo.prompts import ZEPHYR_TEMPLATE
@@ -20,9 +20,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`base` and `adapter`, as from elsewhere: without a run.json that records digests."""
     folder = tmp_path_factory.mktemp("whole")
     torch.manual_seed(0)
-    tokenizer = models.train_tokenizer(["I lost my cat.", "How are you?"] * 5, 300)
+    tokenizer = small_models.train_tokenizer(["I lost my cat.", "How are you?"] * 5, 300)
     tokenizer.chat_template = ZEPHYR_TEMPLATE
-    models.small_base(tokenizer, 16, 2, 2, 128).save_pretrained(folder / "base")
+    small_models.small_base(tokenizer, 16, 2, 2, 128).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     model = get_peft_model(
         load_model(ModelSource(str(folder / "base"))), lora_config(4, 8, 0.0, TARGETS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from empo import models
+from empo import small_models
 from empo.corpora.labelled import Example
 from empo.raters.seq2seq_rater import Seq2SeqRater
 from empo.raters.seq2seq_training import train_seq2seq
@@ -129,7 +129,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: 
 
 def test_accumulated_batches_are_one_batch(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without dropout, whose draws differ; plain gradients, since Adam forgets their size."""
-    made = models.small_seq2seq
+    made = small_models.small_seq2seq
 
     def without_dropout(*shape: Any) -> Any:
         model = made(*shape)
@@ -140,7 +140,7 @@ def test_accumulated_batches_are_one_batch(train: Train, monkeypatch: pytest.Mon
                 module.dropout = 0.0
         return model
 
-    monkeypatch.setattr(models, "small_seq2seq", without_dropout)
+    monkeypatch.setattr(small_models, "small_seq2seq", without_dropout)
     weights = []
     for name, size, steps in (("one", 16, 1), ("four", 4, 4)):
         how: dict[str, Any] = {"per_device_train_batch_size": size}

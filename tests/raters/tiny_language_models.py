@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from empo.models import small_base, train_tokenizer
 from empo.prompts import ChatFormat
+from empo.small_models import small_base, train_tokenizer
 
 TEXTS = (
     "I lost my job today and do not know what to do.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from empo.models import small_seq2seq, train_tokenizer
+from empo.small_models import small_seq2seq, train_tokenizer
 
 TEXTS = (
     "I lost my job today and do not know what to do. speaker: listener: reply, | Answers:",

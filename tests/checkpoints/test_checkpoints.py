@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
-import random
-import re
-import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig
-from safetensors.torch import save_file
 from tiny_runs import Shelf
-from transformers import (
-    MistralConfig,
-    MistralForCausalLM,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    trainer,
-    trainer_utils,
-)
-from trl import DPOTrainer, SFTConfig, SFTTrainer
+from tiny_trainings import flip, make, names, usable
+from transformers import TrainerControl, TrainerState
 
 from empo.alignment.sft import MaskedTurnTrainer
 from empo.checkpoints import (
@@ -42,81 +24,14 @@ from empo.checkpoints import (
     STATE,
     check,
     checkpoint_of,
-    explained,
     last_checkpoint,
-    make_room,
     rotate,
     seal,
     sweep,
 )
-from empo.checkpoints.random_states import load_random_state, save_random_state
 from empo.checkpoints.trainer import Continued
-from empo.process import MAKE_ROOM, Stopped
 from empo.records import CHECKPOINT_SCHEMA, UserError, read_json, sha256, write_json
 from empo.runs import Run
-from empo.small_models import train_tokenizer
-
-CHANGED = (
-    "transformers has changed {}: adapt empo.checkpoints, then this test and the version range."
-)
-CPU = torch.device("cpu")
-TOKENIZER = train_tokenizer(["a friend is sad today and hopes that it is better tomorrow"] * 8, 280)
-
-
-def make(folder: Path, adapter: bool = True, **changed: Any) -> MaskedTurnTrainer:
-    """A real trainer of a model of some thousand weights; a checkpoint after every step, one kept."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(TOKENIZER)}
-    rows = Dataset.from_list([{"input_ids": [*range(3, 11)], "labels": [*range(3, 11)]}] * 8)
-    given: dict[str, Any] = {"max_steps": 2, "save_steps": 1, "save_total_limit": 1}
-    given |= {"learning_rate": 0.05, "save_strategy": "steps"}
-    args = SFTConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        disable_tqdm=True,
-        gradient_checkpointing=False,
-        remove_unused_columns=False,
-        per_device_train_batch_size=4,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        **{**given, **changed},
-    )
-    trained = MaskedTurnTrainer(
-        model=MistralForCausalLM(MistralConfig(**sizes, **heads)),
-        args=args,
-        train_dataset=rows,
-        eval_dataset=rows,
-        processing_class=TOKENIZER,
-        peft_config=LoraConfig(r=2, lora_dropout=0.5, task_type="CAUSAL_LM") if adapter else None,
-    )
-    trained.run = Run.start(folder, "sft", {"seed": 42})
-    trained.run.save(name="run", seed=42)
-    return trained
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> MaskedTurnTrainer:
-    """Two steps, of which both checkpoints were kept."""
-    trained = make(tmp_path_factory.mktemp("done") / "run", save_total_limit=2)
-    trained.train()
-    return trained
-
-
-@pytest.fixture
-def run(done: MaskedTurnTrainer, tmp_path: Path) -> Path:
-    """A copy of its folder, to be damaged."""
-    return Path(shutil.copytree(done.args.output_dir, tmp_path / "run"))
-
-
-def usable(folder: Path, digest: str) -> list[str]:
-    return sorted(path.name for path in folder.glob("checkpoint-*") if not check(path, {digest}))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
-
 
 # --- what a checkpoint is ---
 
@@ -161,12 +76,6 @@ def test_what_was_not_saved_by_the_run_is_passed_over(
     assert last_checkpoint(run, {"another"}) is None
     assert "checkpoint-2 is passed over: its manifest.json is that of another run" in caplog.text
     assert f"{run}: no checkpoint is usable, training begins from its start" in caplog.text
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def truncate(path: Path) -> None:
@@ -414,130 +323,6 @@ def test_the_best_checkpoint_of_a_run_that_was_moved_is_found(
     assert state.best_model_checkpoint == expected
 
 
-# --- the ends of epochs ---
-
-
-class TermedAt(TrainerCallback):
-    """Sends this process a SIGTERM in a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Before its first batch."""
-        if state.global_step + 1 == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def logged(trained: MaskedTurnTrainer) -> list[tuple[int, list[str]]]:
-    """Step and kind of every row of the log."""
-    return [
-        (row["step"], [key for key in ("loss", "eval_loss") if key in row])
-        for row in trained.state.log_history
-    ]
-
-
-EPOCHS: dict[str, Any] = {"max_steps": -1, "num_train_epochs": 2, "logging_steps": 1}
-EPOCHS |= {"eval_strategy": "epoch"}
-
-
-@pytest.mark.parametrize("strategy", ["epoch", "steps"])
-@pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_stop_leaves_the_evaluations_of_a_run_that_was_not_stopped(
-    tmp_path: Path, strategy: str, step: int
-) -> None:
-    """Two steps to an epoch: stopped in its middle nothing is evaluated, at its end before the save."""
-    whole = make(tmp_path / "whole", **EPOCHS, save_strategy=strategy)
-    with whole.stopping():
-        whole.train()
-    expected = [(1, ["loss"]), (2, ["loss"]), (2, ["eval_loss"]), (3, ["loss"]), (4, ["loss"])]
-    expected += [(4, ["eval_loss"]), (4, [])]
-    assert logged(whole) == expected
-    stopped = make(tmp_path / "run", **EPOCHS, save_strategy=strategy)
-    stopped.add_callback(TermedAt(step))
-    with pytest.raises(Stopped, match=f"checkpoint-{step}"), stopped.stopping():
-        stopped.train()
-    assert logged(stopped) == [row for row in expected if row[0] <= step] + [(step, [])]
-    run = stopped.run
-    on = make(tmp_path / "on", **EPOCHS, save_strategy=strategy)
-    on.args.output_dir, on.run = str(tmp_path / "run"), run
-    last = last_checkpoint(tmp_path / "run", run.digests)
-    assert last == str(tmp_path / "run" / f"checkpoint-{step}")
-    with on.stopping():
-        on.train(resume_from_checkpoint=last)
-    assert logged(on) == expected
-    theirs = whole.accelerator.get_state_dict(whole.model)
-    for name, weight in on.accelerator.get_state_dict(on.model).items():
-        assert torch.equal(weight, theirs[name])
-
-
-def test_from_the_last_step_no_other_is_taken(tmp_path: Path) -> None:
-    """Three steps end in the middle of an epoch."""
-    trained = make(tmp_path / "run", max_steps=3)
-    trained.train()
-    on = make(tmp_path / "on", max_steps=3)
-    on.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
-    assert on.state.global_step == 3
-    assert [row["step"] for row in on.state.log_history if "train_loss" in row] == [3]
-
-
-# --- random states ---
-
-
-def draws() -> list[float]:
-    """One of everything that may be asked of the four generators."""
-    return [
-        random.random(),
-        random.gauss(0, 1),
-        float(np.random.rand()),
-        float(np.random.randn()),
-        *torch.randn(3).tolist(),
-        *torch.nn.functional.dropout(torch.ones(8)).tolist(),
-    ]
-
-
-@pytest.mark.parametrize("used", [0, 1, 2, 1000])
-def test_random_states_come_back_exactly(tmp_path: Path, used: int) -> None:
-    """Also in the middle of a pair of normal numbers, of which Python and numpy keep the second."""
-    trainer_utils.set_seed(7)
-    for _ in range(used):
-        draws()
-    save_random_state(tmp_path / "state.safetensors", CPU)
-    expected = [draws() for _ in range(700)]  # past the end of the words that are kept
-    trainer_utils.set_seed(8)
-    assert draws() != expected[0]
-    load_random_state(tmp_path / "state.safetensors", CPU)
-    assert [draws() for _ in range(700)] == expected
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_random_state_of_a_gpu_comes_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    device = torch.device("cuda:0")
-    save_random_state(tmp_path / "state.safetensors", device)
-    expected = torch.randn(8, device=device)
-    load_random_state(tmp_path / "state.safetensors", device)
-    assert torch.equal(torch.randn(8, device=device), expected)
-    save_random_state(tmp_path / "cpu.safetensors", CPU)
-    load_random_state(tmp_path / "cpu.safetensors", device)
-    assert "cpu.safetensors has no random state of a cuda" in caplog.text
-
-
-def test_a_trainer_restores_the_state_of_its_own_process(
-    done: MaskedTurnTrainer, run: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert done._random_state(str(run)).name == "rng_state.safetensors"
-    done._load_rng_state(None)
-    done._load_rng_state(str(run / "checkpoint-2"))
-    expected = draws()
-    draws()
-    done._load_rng_state(str(run / "checkpoint-2"))
-    assert draws() == expected
-    done._load_rng_state(str(run))
-    assert f"{run}/rng_state.safetensors is not there: dropout goes on with other" in caplog.text
-
-
 # --- pickles ---
 
 
@@ -571,14 +356,6 @@ def test_a_pickle_in_a_checkpoint_does_not_run(tmp_path: Path, run: Path, name: 
     assert marker.is_dir()  # it would have
 
 
-@pytest.mark.parametrize("method", ["_load_optimizer_and_scheduler", "_load_scaler"])
-def test_the_trainer_reads_its_own_files_with_weights_only(method: str) -> None:
-    lines = inspect.getsource(getattr(Trainer, method))
-    assert lines.count("torch.load(") == lines.count("weights_only=True") > 0, CHANGED.format(
-        f"how Trainer.{method} reads files"
-    )
-
-
 def test_no_pickle_that_nobody_reads_is_kept(shelf: Shelf) -> None:
     kept = {path.relative_to(shelf.dpo).as_posix() for path in shelf.dpo.rglob("*")}
     assert "checkpoint-16/optimizer.pt" in kept
@@ -587,107 +364,6 @@ def test_no_pickle_that_nobody_reads_is_kept(shelf: Shelf) -> None:
         "optimizer.pt",
         "scheduler.pt",
     }
-
-
-# --- the disk ---
-
-
-def test_a_save_that_will_not_fit_stops_before_it_begins(
-    done: MaskedTurnTrainer, tmp_path: Path, run: Path
-) -> None:
-    with pytest.raises(UserError) as error:
-        make_room(tmp_path / "checkpoint-1", least=10**18)
-    text = str(error.value)
-    wanted = f"{tmp_path / 'checkpoint-1'}: a checkpoint needs 1,000,000,000.0 GB, "
-    found = re.match(re.escape(wanted) + r"([\d.,]+) GB are free", text)
-    free = shutil.disk_usage(tmp_path).free / 1e9
-    assert found and abs(float(found[1].replace(",", "")) - free) < 20  # others write, too
-    assert text.endswith(
-        f"are free on the disk of {tmp_path}. {MAKE_ROOM}, and give the same command "
-        "again: the run begins from its start. While one is saved, a run keeps save_total_limit + 1 "
-        "checkpoints."
-    )
-    assert not (tmp_path / "checkpoint-1").exists()
-    make_room(run / "checkpoint-3", least=10**18)  # the newest one was small
-    for step in (1, 2):
-        path = run / f"checkpoint-{step}" / MANIFEST
-        manifest = read_json(path)
-        manifest["files"][0]["bytes"] = 10**18 if step == 2 else 0
-        write_json(path, manifest)
-    with pytest.raises(UserError, match=r"the run goes on from checkpoint-2\. While"):
-        make_room(run / "checkpoint-3", least=0)
-
-
-@pytest.mark.parametrize("adapter", [True, False])
-def test_the_first_checkpoint_is_estimated_from_weights_and_optimizer(
-    tmp_path: Path, adapter: bool
-) -> None:
-    trained = make(tmp_path, adapter, max_steps=1)
-    trained.train()
-    (weights,) = (tmp_path / "checkpoint-1").glob("*model.safetensors")
-    states = torch.load(tmp_path / "checkpoint-1" / "optimizer.pt", weights_only=True)["state"]
-    tensors = sum(tensor.nbytes for state in states.values() for tensor in state.values())
-    least = trained._least_bytes()
-    assert least - tensors <= weights.stat().st_size <= least - tensors + 20_000  # its header
-    assert tensors > 2 * (least - tensors)
-
-
-@contextmanager
-def files_of_8_kb() -> Iterator[None]:
-    """The limit on the size of files makes a write fail in its middle, as a full disk does."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_disk_that_is_full_in_the_middle_stops_with_a_sentence(run: Path) -> None:
-    trained = make(run, max_steps=3)
-    trained.create_optimizer_and_scheduler(3)
-    trained.state.global_step = 3
-    with files_of_8_kb(), pytest.raises(UserError) as error:
-        trained._save_checkpoint(trained.model, None)
-    assert str(error.value).startswith(
-        f"{run / 'checkpoint-3'}: it could not be written to its end ("
-    )
-    assert "the run goes on from checkpoint-2." in str(error.value)
-    assert trained.args.save_total_limit == 1
-    assert (run / "checkpoint-3").is_dir()
-    assert last_checkpoint(run, trained.run.digests) == str(run / "checkpoint-2")
-    trained._save_checkpoint(trained.model, None)
-    assert names(run) == ["checkpoint-3"]
-    assert last_checkpoint(run, trained.run.digests) == str(run / "checkpoint-3")
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: path.write_text("x" * 100_000),
-        lambda path: torch.save({"x": torch.zeros(100_000)}, path),
-        lambda path: torch.save({str(n): torch.zeros(100) for n in range(100)}, path),
-        lambda path: save_file({"x": torch.zeros(100_000)}, path),
-    ],
-    ids=["python", "torch", "torch, many", "safetensors"],
-)
-def test_whatever_cannot_be_written_to_its_end_is_explained(
-    tmp_path: Path, write: Callable[[Path], None]
-) -> None:
-    path = tmp_path / "checkpoint-1"
-    with (
-        pytest.raises(UserError, match="checkpoint-1: it could not be written to its end"),
-        explained(path, tmp_path),
-        files_of_8_kb(),
-    ):
-        write(path)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), ValueError("x"), UserError("x")])
-def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, explained(tmp_path, tmp_path):
-        raise error
-    assert raised.value is error
 
 
 # --- whole runs ---
@@ -714,133 +390,3 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one(
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     digest = Run(run, read_json(run / "run.json")).digest
     assert usable(run, digest) == ["checkpoint-16", "checkpoint-8"]
-
-
-# --- private names of the trainer ---
-
-
-@pytest.mark.parametrize(
-    ("cls", "method", "parameters"),
-    [
-        (Trainer, "_save_checkpoint", ["self", "model", "trial"]),
-        (SFTTrainer, "_save_checkpoint", ["self", "model", "trial"]),
-        (DPOTrainer, "_save_checkpoint", ["self", "model", "trial"]),
-        (
-            Trainer,
-            "_run_epoch",
-            "self model epoch train_dataloader steps_in_epoch num_update_steps_per_epoch trial "
-            "ignore_keys_for_eval start_time resume_from_checkpoint epochs_trained "
-            "steps_trained_in_current_epoch".split(),
-        ),
-        (Trainer, "_load_optimizer_and_scheduler", ["self", "checkpoint"]),
-        (Trainer, "_save_rng_state", ["self", "output_dir"]),
-        (Trainer, "_load_rng_state", ["self", "checkpoint"]),
-        (Trainer, "_load_best_model", ["self"]),
-    ],
-)
-def test_the_trainer_still_has_what_we_override(
-    cls: type, method: str, parameters: list[str]
-) -> None:
-    found = getattr(cls, method, None)
-    assert found is not None, CHANGED.format(f"{cls.__name__}.{method}")
-    assert list(inspect.signature(found).parameters) == parameters, CHANGED.format(
-        f"the parameters of {cls.__name__}.{method}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("method", "line"),
-    [
-        ("_save_checkpoint", "self._save_rng_state(output_dir)"),
-        ("_save_checkpoint", "save_total_limit=self.args.save_total_limit"),
-        (
-            "_save_checkpoint",
-            "self.state.save_to_json(os.path.join(output_dir, TRAINER_STATE_NAME))",
-        ),
-        ("_inner_training_loop", "if self.control.should_training_stop:"),
-        ("_run_epoch", "self.callback_handler.on_epoch_end(self.args, self.state, self.control)"),
-        ("_finalize_training", "self._load_best_model()"),
-        ("_run_epoch", "self._load_rng_state(resume_from_checkpoint)"),
-    ],
-)
-def test_the_trainer_still_calls_it(method: str, line: str) -> None:
-    assert line in inspect.getsource(getattr(Trainer, method)), CHANGED.format(
-        f"where Trainer.{method} calls {line}"
-    )
-
-
-def test_the_trainer_still_deletes_nothing_without_a_limit(run: Path) -> None:
-    trainer_utils.rotate_checkpoints(str(run), save_total_limit=None)
-    assert names(run) == ["checkpoint-1", "checkpoint-2"]
-    assert trainer.TRAINING_ARGS_NAME == "training_args.bin", CHANGED.format(
-        "its file of arguments"
-    )
-    assert trainer.TRAINER_STATE_NAME == STATE, CHANGED.format("its file of states")
-
-
-# --- limits, late stops, changed settings ---
-
-
-def folders(run: Path) -> list[int]:
-    """Steps of the checkpoints that are there."""
-    return sorted(int(path.name[11:]) for path in run.glob("checkpoint-*"))
-
-
-def test_a_limit_of_1_leaves_best_and_newest(tmp_path: Path) -> None:
-    """A kill after training then finds its last step; the trainer itself would leave the best alone."""
-    trained = make(
-        tmp_path / "run",
-        max_steps=3,
-        eval_strategy="steps",
-        eval_steps=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=True,  # the first is best
-    )
-    with trained.stopping():
-        trained.train()
-    assert folders(tmp_path / "run") == [1, 3]
-    assert trained.args.save_total_limit == 1
-
-
-def test_a_stop_rotates_as_any_save(tmp_path: Path) -> None:
-    stopped = make(tmp_path / "run", max_steps=4, save_total_limit=2)
-    stopped.add_callback(TermedAt(4))
-    with pytest.raises(Stopped, match="checkpoint-4"), stopped.stopping():
-        stopped.train()
-    assert folders(tmp_path / "run") == [3, 4]
-
-
-class TermedInTheLastEvaluation(TrainerCallback):
-    """Sends this process a SIGTERM when all steps are done."""
-
-    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Behind the evaluation."""
-        if state.global_step == state.max_steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-@pytest.mark.parametrize("saved", [True, False])
-def test_a_stop_after_the_last_step_ends_where_that_is_saved(tmp_path: Path, saved: bool) -> None:
-    changed = {**EPOCHS, "save_strategy": "epoch" if saved else "no"}
-    trained = make(tmp_path / "run", **changed)
-    trained.add_callback(TermedInTheLastEvaluation())
-    if saved:
-        with pytest.raises(Stopped, match="checkpoint-4"), trained.stopping():
-            trained.train()
-    else:  # what is left to do is less than doing it again
-        with trained.stopping():
-            trained.train()
-    assert trained.state.global_step == 4
-
-
-def test_a_continued_run_saves_as_often_as_it_is_told_now(tmp_path: Path) -> None:
-    first = make(tmp_path / "run", max_steps=6, save_steps=2, save_total_limit=None)
-    first.add_callback(TermedAt(2))
-    with pytest.raises(Stopped), first.stopping():
-        first.train()
-    on = make(tmp_path / "on", max_steps=6, save_steps=1, save_total_limit=None)
-    on.args.output_dir, on.run = first.args.output_dir, first.run
-    with on.stopping():
-        on.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
-    assert folders(tmp_path / "run") == [2, 3, 4, 5, 6]

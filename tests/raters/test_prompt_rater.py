@@ -13,19 +13,16 @@ import pytest
 from openai_server import Server
 from tiny_language_models import untrained, write_tokenizer
 
-from empo.corpora.epitome import DIMENSIONS
 from empo.corpora.labelled import Example
 from empo.dialogues import Turn
 from empo.raters.asking import Asking
 from empo.raters.chat_models import ChatAnswer, ChatQuestion
 from empo.raters.folder import RaterConfig, attest, weights_digest
-from empo.raters.instructions import load_instructions
 from empo.raters.loading import LazyRater, load_rater
 from empo.raters.prompt_questions import NOTHING, QuestionWriter, Shot
 from empo.raters.prompt_rater import KIND, PromptRater
 from empo.raters.prompt_selection import Selected, macro_f1, select_prompt, squared_error
-from empo.raters.prompt_settings import url_problem
-from empo.raters.prompt_templates import Asked, Wording, load_prompts
+from empo.raters.prompt_templates import Asked, Wording
 from empo.raters.settings import RaterSettings
 from empo.rating import Dimension, RatingInput, checked
 from empo.records import Message, UserError, read_json, write_json
@@ -200,180 +197,6 @@ def test_one_unreadable_order_leaves_the_other_one() -> None:
     assert swaps == {"n": 0, "share_that_differ": None, "mean_absolute_difference": None}
 
 
-# --- wordings and dimensions ---
-
-
-def test_every_shipped_dimension_can_be_asked_in_three_wordings() -> None:
-    for item in ("response", "stories"):
-        prompts = load_prompts(item)
-        assert len(prompts.wordings) >= 3
-        for asked in prompts.dimensions.values():
-            for wording in prompts.wordings.values():
-                texts = {"context": "C", "response": "R", "first": "F", "second": "S"}
-                system, user = wording.filled(asked, texts)
-                assert asked.definition in system
-                assert ", ".join(asked.options) in system + user
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
-def test_a_file_of_ones_own_replaces_adds_and_leaves_the_rest(tmp_path: Path) -> None:
-    own = write(
-        tmp_path / "own.yaml",
-        "response:\n  plain: {system: s, user: '{response} {options}'}\n"
-        "  mine: {system: '{options}', user: '{response}'}\n"
-        "dimensions:\n  warmth: {task: t, definition: d, answers: {0: 'no', 1: 'yes'}}\n",
-    )
-    prompts = load_prompts("response", own)
-    assert prompts.wordings["plain"] == Wording("s", "{response} {options}")
-    assert list(prompts.wordings) == ["plain", "annotator", "steps", "mine"]
-    assert prompts.dimensions["warmth"].options == ("no", "yes")
-    assert prompts.asked(DIMENSIONS[2]) == load_prompts("response").asked(DIMENSIONS[2])
-    shipped = load_instructions(DIMENSIONS)["explorations"]
-    assert prompts.asked(DIMENSIONS[2]).task == shipped.task
-    assert prompts.asked(DIMENSIONS[2]).answers == ((0.0, "none"), (1.0, "weak"), (2.0, "strong"))
-    assert load_prompts("stories", own).wordings == load_prompts("stories").wordings
-    assert list(prompts.chosen(["mine"])) == ["mine"]
-    with pytest.raises(UserError, match="variants: 'his' is no wording for response; there are: "):
-        prompts.chosen(["his"])
-
-
-ANSWERS = "dimensions: {d: {task: t, definition: d, answers: %s}}"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "response: {v: {system: '{mood}', user: '{response} {options}'}}",
-            r"own.yaml, response, v, system: the placeholder \{mood\} is unknown; known are \{task\}, ",
-        ),
-        (
-            "stories: {v: {system: '{response}', user: '{first} {second} {options}'}}",
-            r"stories, v, system: the placeholder \{response\} is unknown",
-        ),
-        (
-            "response: {v: {system: s, user: '{response}'}}",
-            r"v: the placeholder \{options\} is missing",
-        ),
-        (
-            "response: {v: {system: s, user: '{response!r} {options}'}}",
-            "a placeholder is a name in braces and nothing else",
-        ),
-        ("response: {v: {system: '{', user: u}}", "the braces do not fit"),
-        ("response: {v: {system: s}}", "v: system, user are expected, and nothing else"),
-        ("response: {v: {system: s, user: 1}}", "v, user: a text is expected, not 1"),
-        ("essay: {v: {system: s, user: u}}", "'essay' is no kind of item with prompts"),
-        (ANSWERS % "{0: 'no'}", "d, answers: two or more levels with their texts"),
-        (
-            ANSWERS % "{0: no, 1: yes}",
-            "answers, 0: a text is expected, not False. Write words such",
-        ),
-        (ANSWERS % "{zero: 'no', 1: 'yes'}", "answers: a level is a number, not 'zero'"),
-        (ANSWERS % "{1: '1', 1.5: '1.5'}", "answers: '1' is how '1.5' begins"),
-        (ANSWERS % "{0: 'no', 1: 'No'}", "answers: 'no' is how 'no' begins"),
-    ],
-)
-def test_a_file_that_cannot_be_asked_is_refused(text: str, expected: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=expected):
-        load_prompts("response", write(tmp_path / "own.yaml", text))
-
-
-def test_a_dimension_without_words_or_with_other_levels_is_refused() -> None:
-    prompts = load_prompts("response")
-    with pytest.raises(UserError, match="'warmth': nothing says how to ask for it. Add it under"):
-        prompts.asked(WARM)
-    with pytest.raises(
-        UserError, match="answers are expected for the levels 0, 1, not for 0, 1, 2"
-    ):
-        prompts.asked(Dimension("explorations", 0, 1, "binary", (0.0, 1.0)))
-    with pytest.raises(UserError, match="but the data have the range 0 to 1"):
-        prompts.asked(Dimension("empathy", 0, 1, "interval"))
-    assert prompts.asked(Dimension("empathy", 1, 4, "interval")).values[1] == 1.5
-
-
-# --- settings ---
-
-
-def problems(**given: Any) -> str:
-    base = {"data": "d", "architecture": "prompt", "loss": "none", "encoder": "a/b", "seeds": [1]}
-    return " ".join(RaterSettings(**(base | given)).problems())
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, ""),
-        ({"base_url": "http://localhost:8000/v1", "concurrency": 2, "dtype": "bfloat16"}, ""),
-        ({"loss": "cross_entropy"}, "architecture prompt and loss none belong together"),
-        ({"architecture": "scoring_lm", "loss": "none"}, "belong together"),
-        ({"encoder": "minilm"}, "encoder: minilm is no chat model"),
-        ({"encoder": "scratch"}, "encoder: scratch is no chat model"),
-        ({"base_url": "api.openai.com/v1"}, "'api.openai.com/v1' does not begin with https://"),
-        ({"base_url": "ftp://x/v1"}, "does not begin with https://"),
-        ({"base_url": "https://"}, "does not begin with https://"),
-        ({"base_url": "https://me:secret@host/v1"}, "it holds a user or password"),
-        (
-            {"base_url": "https://host/v1?api_key=secret"},
-            "base_url: it holds a query or a fragment",
-        ),
-        ({"base_url": "https://host/v1#secret"}, "it holds a query or a fragment"),
-        ({"base_url": "http://host/v1"}, "and host could read the key in OPENAI_API_KEY. Give an"),
-        ({"base_url": "http://192.0.2.7:8000/v1"}, "could read the key in OPENAI_API_KEY"),
-        ({"base_url": "http://localhost.example/v1"}, "could read the key in OPENAI_API_KEY"),
-        ({"base_url": "http://host/v1", "key_variable": None}, ""),
-        ({"base_url": "http://127.0.0.1:8000/v1"}, ""),
-        ({"base_url": "http://[::1]:8000/v1"}, ""),
-        ({"seeds": [1, 2]}, "without examples nothing is drawn; give one seed"),
-        ({"seeds": [1, 2], "shots": "few"}, ""),
-        ({"concurrency": 2}, "concurrency: only an endpoint has this; base_url is missing"),
-        ({"development": 0}, "development: 0 is too few"),
-        ({"base_url": "https://a/v1", "concurrency": 0}, "concurrency: 0 is too few"),
-        ({"base_url": "https://a/v1", "requests_per_minute": 0.0}, "requests_per_minute: 0 is not"),
-        ({"base_url": "https://a/v1", "request_timeout": 0.0}, "request_timeout and request_ret"),
-        ({"base_url": "https://a/v1", "input_price": 1.0}, "belong together; give both"),
-        (
-            {"base_url": "https://a/v1", "input_price": -1.0, "output_price": 1.0},
-            "a price is 0 or more",
-        ),
-        ({"base_url": "https://a/v1", "request": {"model": "m"}}, "request: model cannot be set"),
-        (
-            {"base_url": "https://a/v1", "request": {"max_token": 16}},
-            "request: max_token is no field of a chat completion; did you mean max_tokens?",
-        ),
-        (
-            {"base_url": "https://a/v1", "request": {"extra_headers": {"X": "secret"}}},
-            "request: extra_headers is refused, since these fields are written into files",
-        ),
-        ({"base_url": "https://a/v1", "request": {"extra_body": {}}}, "extra_body is refused"),
-        ({"base_url": "https://a/v1", "request": {"extra_query": {}}}, "extra_query is refused"),
-        ({"base_url": "https://a/v1", "request": {"timeout": 3}}, "timeout is refused"),
-        ({"base_url": "https://a/v1", "request": {"self": 3}}, "self is no field"),
-        ({"base_url": "https://a/v1", "request": {"top_p": 0.5, "seed": 1, "stop": "\n"}}, ""),
-        ({"variants": []}, "variants: different names are expected"),
-        ({"dropout": 0.5}, "dropout: only raters of levels have this"),
-        ({"lora_r": 4}, "lora_r: only the architecture scoring_lm has this"),
-        (
-            {"encoder": "minilm", "architecture": "window", "loss": "focal", "shots": "few"},
-            "shots:",
-        ),
-    ],
-)
-def test_settings_that_cannot_work_are_told(given: dict[str, Any], expected: str) -> None:
-    found = problems(**given)
-    assert expected in found if expected else found == ""
-    assert "secret" not in found
-
-
-def test_an_address_is_never_shown_with_its_password() -> None:
-    assert "geheim" not in str(url_problem("nothing://anna:geheim@host", None))
-    assert "geheim" not in str(url_problem("host/v1?key=geheim", None))
-    assert "no address" in str(url_problem("http://[bad", None))
-
-
 # --- the wording is chosen, examples are drawn ---
 
 
@@ -413,8 +236,9 @@ def chosen(base: Path | str, folder: Path, validation: list[Example], **given: A
     """With the model in the folder `base`, or at that address."""
     where = {"base_url": base} if isinstance(base, str) else {"encoder": str(base)}
     common = {"data": "-", "architecture": "prompt", "loss": "none", "max_length": 400}
-    prompts = str(write(folder / "own.yaml", OWN))
-    settings = RaterSettings(**(common | where | given), prompts=prompts)
+    (folder / "own.yaml").write_text(OWN)
+    common["prompts"] = str(folder / "own.yaml")
+    settings = RaterSettings(**(common | where | given))
     return select_prompt(
         examples(30, lambda i: {"warmth": i % 3} if i % 5 else {}),
         validation,
@@ -510,7 +334,8 @@ def test_one_example_per_level_from_train_drawn_by_the_seed(base: Path, tmp_path
 
 def test_more_tokens_than_the_model_reads_are_refused(base: Path, tmp_path: Path) -> None:
     settings = {"architecture": "prompt", "loss": "none", "encoder": str(base), "max_length": 601}
-    settings["prompts"] = str(write(tmp_path / "own.yaml", OWN))
+    settings["prompts"] = str(tmp_path / "own.yaml")
+    (tmp_path / "own.yaml").write_text(OWN)
     one = examples(3, lambda i: {"warmth": i})
     with pytest.raises(UserError, match="max_length: 601 is more than the 600 tokens"):
         select_prompt(

@@ -36,6 +36,7 @@ def splits(
     test_share: float,
     validation_share: float,
     seed: int,
+    learns: bool = True,
 ) -> list[Split]:
     """One split, or one per fold, over groups, stratified by the labels as far as groups allow.
 
@@ -43,7 +44,8 @@ def splits(
     validation part is cut from the training part the same way and never overlaps the held-out one.
 
     Raises UserError where there are too few groups, or a level that the corpus has is missing from
-    a training part.
+    a training part. Where nothing is learnt there (`learns` false), one label is enough, for the
+    baselines.
     """
     labels = label_matrix(examples, dimensions)
     groups = np.array([example.group for example in examples])
@@ -57,7 +59,7 @@ def splits(
         )
         split = Split(rest[train], rest[validation], test, by_example)
         check_separate(examples, split)
-        _check_levels(labels, split.train, dimensions, f"fold {fold + 1} of {folds}")
+        _check_levels(labels, split.train, dimensions, f"fold {fold + 1} of {folds}", learns)
         found.append(split)
     return found
 
@@ -69,17 +71,19 @@ def with_test(
     *,
     validation_share: float,
     seed: int,
+    learns: bool = True,
 ) -> Split:
     """The split where the held-out examples come from a corpus of their own.
 
-    Indices count on into `[*examples, *test]`. Raises UserError where a group is on both sides.
+    Indices count on into `[*examples, *test]`. Raises UserError where a group is on both sides, and
+    for levels as `splits`.
     """
     labels = label_matrix(examples, dimensions)
     groups = np.array([example.group for example in examples])
     train, validation, by_example = _inner(labels, groups, _parts(validation_share), seed)
     split = Split(train, validation, len(examples) + np.arange(len(test)), by_example)
     check_separate([*examples, *test], split)
-    _check_levels(labels, train, dimensions, "the training part")
+    _check_levels(labels, train, dimensions, "the data", learns)
     return split
 
 
@@ -143,7 +147,11 @@ def _folds(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int, settin
 
 
 def _check_levels(
-    labels: np.ndarray, train: np.ndarray, dimensions: Sequence[Dimension], where: str
+    labels: np.ndarray,
+    train: np.ndarray,
+    dimensions: Sequence[Dimension],
+    where: str,
+    learns: bool,
 ) -> None:
     for d, dimension in enumerate(dimensions):
         known = labels[np.isfinite(labels[:, d]), d]
@@ -153,7 +161,8 @@ def _check_levels(
                 + (f"all labels are equal ({known[0]:g})" if len(known) else "there are no labels")
                 + "; there is nothing to learn. Leave it out with `dimensions`."
             )
-        if dimension.kind == "interval":
+        enough = not learns and np.isfinite(labels[train, d]).any()
+        if dimension.kind == "interval" or enough:
             continue
         if missing := sorted(set(known) - set(labels[train, d])):
             raise UserError(

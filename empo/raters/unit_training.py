@@ -16,6 +16,7 @@ from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.folder import RATER_CONFIG, UNITS, RaterConfig, attest
 from empo.raters.held_out import PREDICTIONS, Unit, best_unit, predict
 from empo.raters.kinds import train_rater
+from empo.raters.prompt_settings import PROMPT
 from empo.raters.settings import RaterSettings
 from empo.raters.splits import Split, check_separate, splits, with_test
 from empo.raters.training_task import TrainingTask
@@ -60,6 +61,7 @@ def _parts(
 ) -> tuple[list[Example], list[Split]]:
     """All examples, those of a test corpus last, and the split of each fold in places of them."""
     examples = list(corpus.examples)
+    learns = settings.architecture != PROMPT or settings.shots == "few"
     if test is None:
         parts = splits(
             examples,
@@ -68,6 +70,7 @@ def _parts(
             test_share=settings.test_share,
             validation_share=settings.validation_share,
             seed=settings.split_seed,
+            learns=learns,
         )
     else:
         held_out = list(test.examples)
@@ -78,6 +81,7 @@ def _parts(
                 corpus.dimensions,
                 validation_share=settings.validation_share,
                 seed=settings.split_seed,
+                learns=learns,
             )
         ]
         examples += held_out

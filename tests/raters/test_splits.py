@@ -164,6 +164,27 @@ def test_a_level_that_the_training_part_lacks() -> None:
         error.value
     )
     assert "Use fewer folds or another split_seed, or merge the level" in str(error.value)
+    assert len(splits(found, [EMPATHY], folds=5, **SHARES, learns=False)) == 5
+    test = examples([("new", 1.0)])
+    with pytest.raises(UserError, match="level 2 is absent from the training part of the data"):
+        with_test(rare_in_validation(), test, [EMPATHY], validation_share=0.2, seed=0)
+    with_test(rare_in_validation(), test, [EMPATHY], validation_share=0.2, seed=0, learns=False)
+
+
+def rare_in_validation() -> list[Example]:
+    """The only label 2 is of a group that chooses the wording, or the epoch."""
+    found = examples([(f"g{g}", float(g % 2)) for g in range(20)])
+    split = with_test(found, found[:0], [EMPATHY], validation_share=0.2, seed=0)
+    return [
+        Example(e.id, e.group, e.input, {"empathy": 2.0}) if i == split.validation[0] else e
+        for i, e in enumerate(found)
+    ]
+
+
+def test_baselines_need_a_label_where_nothing_is_learnt() -> None:
+    found = examples([(f"g{g}", None) for g in range(28)] + [("a", 0.0), ("a", 1.0)])
+    with pytest.raises(UserError, match="level 0 is absent from the training part of fold"):
+        splits(found, [EMPATHY], folds=5, **SHARES, learns=False)
 
 
 def test_a_held_out_corpus_of_its_own() -> None:

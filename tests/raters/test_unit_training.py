@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from empo.corpora.labelled import Example, LabelledCorpus
 from empo.raters.folder import JOINED, RATER_CONFIG, RaterConfig, weights_digest
 from empo.raters.held_out import Unit
-from empo.raters.unit_training import MODEL, _clear, keep_rater
-from empo.rating import Dimension
+from empo.raters.settings import RaterSettings
+from empo.raters.unit_training import MODEL, _clear, _parts, keep_rater
+from empo.rating import Dimension, RatingInput
+from empo.records import UserError
 
 WARMTH = Dimension("warmth", 0, 2, "ordinal", (0.0, 1.0, 2.0))
 SORROW = Dimension("sorrow", 0, 1, "interval")
@@ -88,3 +91,18 @@ def test_a_rater_that_cannot_be_copied_whole_is_none(tmp_path: Path) -> None:
     lost.write_text("sorrow")
     keep_rater(best, tmp_path, EVIDENCE)
     assert RaterConfig.read(tmp_path / "sorrow").evidence is not None
+
+
+def test_only_where_examples_are_learnt_from_has_the_training_part_to_have_all_levels() -> None:
+    labels = [2.0, *(float(i % 2) for i in range(20))]
+    rows = [
+        Example(f"e{i}", f"g{i}", RatingInput("a", "b"), {"warmth": label})
+        for i, label in enumerate(labels)
+    ]
+    corpus = LabelledCorpus("mine", "examples", (WARMTH,), rows, [], len(rows), [])
+    asked = {"data": "-", "architecture": "prompt", "loss": "none", "folds": 3}
+    _, parts = _parts(corpus, None, RaterSettings(**asked))
+    assert len(parts) == 3
+    for given in ({"shots": "few"}, {"architecture": "cross_encoder", "loss": "cross_entropy"}):
+        with pytest.raises(UserError, match="level 2 is absent from the training part of fold"):
+            _parts(corpus, None, RaterSettings(**(asked | given)))

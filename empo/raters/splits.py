@@ -133,9 +133,14 @@ def _parts(share: float) -> int:
 def _folds(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int, setting: str):
     distinct = len(set(groups))
     if distinct < parts:
+        held_out = (
+            "Give other data to hold out with --test (EmpathicStories, where shared stories join nearly "
+            "all pairs to one group: pairs_test.csv for pairs_dev.csv). Or use"
+        )
         raise UserError(
-            f"{distinct} groups cannot be split into {parts} parts. Use fewer folds, a larger share, "
-            f"or more data ({setting})."
+            f"{distinct} groups cannot be split into {parts} parts. "
+            f"{held_out if setting == 'folds' else 'Use'} fewer folds, a larger share, or more data "
+            f"({setting})."
         )
     strata = np.unique(np.nan_to_num(labels, nan=-1.0), axis=0, return_inverse=True)[1].ravel()
     if np.bincount(strata).max() < parts:

@@ -124,7 +124,15 @@ def test_too_few_groups() -> None:
     with pytest.raises(UserError) as error:
         splits(found, [EMPATHY], folds=3, **SHARES)
     assert str(error.value) == (
-        "2 groups cannot be split into 3 parts. Use fewer folds, a larger share, or more data (folds)."
+        "2 groups cannot be split into 3 parts. Give other data to hold out with --test "
+        "(EmpathicStories, where shared stories join nearly all pairs to one group: pairs_test.csv for "
+        "pairs_dev.csv). Or use fewer folds, a larger share, or more data (folds)."
+    )
+    with pytest.raises(UserError) as error:
+        with_test(found[:1], found[2:], [EMPATHY], validation_share=0.2, seed=0)
+    assert str(error.value) == (
+        "1 groups cannot be split into 5 parts. Use fewer folds, a larger share, or more data "
+        "(validation_share)."
     )
     with pytest.raises(UserError, match="2 groups cannot be split into 5 parts"):
         splits(found, [EMPATHY], folds=1, **SHARES)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
 from empo.process import run
+from empo.raters.prompt_settings import PROMPT
+from empo.raters.scoring_settings import SCORING_LM
 from empo.raters.settings import RaterSettings, unfit
 from empo.records import UserError, write_json, write_text
 from empo.runs import LOCK, alone, free_folder
@@ -45,11 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    asked = Path(args.output_dir)
+    output = free_folder(asked) if settings.fresh else asked
+    if not (output / "results.json").is_file():  # written at the end: then nothing is asked
+        for architecture in settings.grid_architectures or [settings.architecture]:
+            if architecture == SCORING_LM:
+                settings.check_templates()
+            elif architecture == PROMPT:
+                settings.check_prompts()
     corpus, test = corpora(settings)
     print(corpus.summary())
     arguments = trainer_arguments(given, args)
-    asked = Path(args.output_dir)
-    output = free_folder(asked) if settings.fresh else asked
     with alone(output / LOCK, output):
         if settings.fresh:
             print(f"a new run in {output}; give this folder, without --fresh, to continue it")

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -79,29 +80,38 @@ def request_problem(names: Iterable[str]) -> str | None:
     return f"request: {' '.join(found)}" if found else None
 
 
-def client_of(
-    base_url: str, access: Access, before: Callable[[Any], None]
-) -> tuple[openai.OpenAI, str]:
-    """The client and the key, from the environment only; `before` is called before every request.
+def key_of(base_url: str, key_variable: str | None) -> str:
+    """The key of an endpoint, from the environment only; empty where it wants none.
 
-    Raises UserError where the key or the package is missing.
+    Raises UserError where the key, or the package that sends it, is missing.
     """
-    try:
-        import openai
-    except ImportError:
+    if find_spec("openai") is None:
         raise UserError(
             "an endpoint needs the package openai, which is not installed. Install it with "
             "`pip install empo[api]`."
-        ) from None
-    key = ""
-    if access.key_variable is not None:
-        key = os.environ.get(access.key_variable, "").strip()
-        if not key:
-            raise UserError(
-                f"the environment variable {access.key_variable} with the key of {base_url} is not "
-                f"set. Set it (`export {access.key_variable}=...`), name another one with "
-                "`key_variable`, or set that to null where the endpoint wants no key."
-            )
+        )
+    if key_variable is None:
+        return ""
+    key = os.environ.get(key_variable, "").strip()
+    if not key:
+        raise UserError(
+            f"the environment variable {key_variable} with the key of {base_url} is not "
+            f"set. Set it (`export {key_variable}=...`), name another one with "
+            "`key_variable`, or set that to null where the endpoint wants no key."
+        )
+    return key
+
+
+def client_of(
+    base_url: str, access: Access, before: Callable[[Any], None]
+) -> tuple[openai.OpenAI, str]:
+    """The client and the key; `before` is called before every request.
+
+    Raises UserError as `key_of`.
+    """
+    key = key_of(base_url, access.key_variable)
+    import openai
+
     client = openai.OpenAI(
         api_key=key or "none",
         base_url=base_url,

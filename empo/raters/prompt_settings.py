@@ -7,7 +7,9 @@ from ipaddress import ip_address
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from empo.raters.endpoint_requests import request_problem
+from empo.raters.endpoint_requests import key_of, request_problem
+from empo.raters.prompt_templates import ITEMS, load_prompts
+from empo.records import UserError
 from empo.settings import option
 
 PROMPT = "prompt"
@@ -97,6 +99,21 @@ class PromptSettings:
         if self.base_url is not None and (problem := request_problem(self.request)):
             found.append(problem)
         return found
+
+    def check_prompts(self) -> None:
+        """What cannot be asked whatever the data are: look before they are read.
+
+        Raises UserError for a file of prompts, a wording that no kind of item has, or a missing key.
+        """
+        prompts = [load_prompts(item, self.prompts) for item in ITEMS]
+        wanted = set(self.variants or ())
+        if not any(wanted <= of.wordings.keys() for of in prompts):
+            there = "; ".join(f"{of.item}: {', '.join(of.wordings)}" for of in prompts)
+            raise UserError(
+                f"variants: no kind of item has {' and '.join(self.variants or ())}. There are: {there}."
+            )
+        if self.base_url is not None:
+            key_of(self.base_url, self.key_variable)
 
 
 def url_problem(url: str, key_variable: str | None) -> str | None:

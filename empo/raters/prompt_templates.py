@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from empo.raters.instructions import load_instructions, placeholders_of
 from empo.rating import Dimension
@@ -14,6 +14,7 @@ from empo.settings import load_yaml
 
 Item = Literal["response", "stories"]
 """A response in its context, or two alike texts."""
+ITEMS: tuple[Item, ...] = get_args(Item)
 TEXTS: dict[str, tuple[str, ...]] = {
     "response": ("context", "response"),
     "stories": ("first", "second"),

@@ -6,8 +6,9 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 from empo.raters.contrastive_pairs import KEEP, QUOTA
+from empo.raters.explanations import read_explanations
 from empo.raters.prompt_settings import PROMPT
-from empo.raters.scoring_templates import Family, Item
+from empo.raters.scoring_templates import Family, Item, load_templates
 from empo.settings import option
 
 SCORING_LM = "scoring_lm"
@@ -106,6 +107,17 @@ class ScoringSettings:
         if self.lora_r < 0 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:
             found.append("lora_r, lora_alpha, lora_dropout: 0 or more, 1 or more, in [0, 1).")
         return found
+
+    def check_templates(self) -> None:
+        """What cannot be asked whatever the data are: look before they are read.
+
+        Raises UserError for a file of templates or of explanations, or a family without a template.
+        """
+        templates = load_templates(self.item, self.templates)
+        for family in self.families:
+            templates.of(family)
+        if self.explanations is not None:
+            read_explanations(self.explanations)
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from empo.raters.scoring_settings import SCORING_FIELDS
 from empo.raters.settings import RaterSettings, unfit
+from empo.records import UserError
 
 LM: dict[str, Any] = {"data": "x", "architecture": "scoring_lm", "loss": "answer"}
 
@@ -49,3 +51,17 @@ def test_settings_of_a_language_model_do_nothing_for_an_encoder() -> None:
     facts = RaterSettings(data="x").facts()
     assert not SCORING_FIELDS & facts.keys() and facts["architecture"] == "cross_encoder"
     assert RaterSettings(**LM).facts()["families"] == ["standard"]
+
+
+def test_templates_and_explanations_are_looked_at_before_data_are(tmp_path: Path) -> None:
+    RaterSettings(**LM).check_templates()
+    own = tmp_path / "own.yaml"
+    own.write_text("response: {standard: '{label} {contxt}'}")
+    with pytest.raises(
+        UserError, match="own.yaml, response, standard: the placeholder {contxt} is"
+    ):
+        RaterSettings(**LM, templates=str(own)).check_templates()
+    with pytest.raises(UserError, match="role_play has no template for the item 'stories'"):
+        RaterSettings(**LM, item="stories", families=["role_play"]).check_templates()
+    with pytest.raises(UserError, match=r"gone.jsonl: no such file"):
+        RaterSettings(**LM, explanations="gone.jsonl").check_templates()

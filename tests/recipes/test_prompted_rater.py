@@ -139,6 +139,39 @@ def test_the_same_command_asks_nothing_again_even_in_another_folder(
         recipe("rater")(words(pairs, server, tmp_path / "other", "--encoder", "another"))
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], "the environment variable OPENAI_API_KEY with the key of http.* is not set"),
+        (["--prompts", "no.yaml"], "no.yaml: no such file"),
+        (["--variants", "plain", "plane"], "variants: no kind of item has plain and plane. There"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_data_are_read(
+    given: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    config = str(ROOT / "recipes/raters/stories_prompted.yaml")
+    missing = ["--config", config, "--data", "nowhere.csv", "--output_dir", str(tmp_path / "o")]
+    with pytest.raises(UserError, match=expected):
+        recipe("rater")([*missing, *given])
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    if not given:
+        with pytest.raises(UserError, match="nowhere.csv: no such file"):
+            recipe("rater")(missing)
+
+
+def test_a_complete_run_needs_no_key(
+    rated: Path, pairs: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(rated.parent / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    before = server.total
+    prices = ["--input_price", "1", "--output_price", "10"]
+    assert recipe("rater")(words(pairs, server, rated, *prices)) == 0
+    assert server.total == before
+
+
 def test_the_other_commands_use_it_and_repeat_its_doubts(
     rated: Path, pairs: Path, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,3 +102,12 @@ def test_the_other_commands_use_it_and_repeat_the_warning(
     ((_, row),) = read_jsonl(scored)
     assert 0 <= row["scores"]["emotion_intensity"] <= 3
     assert DOUBT in capsys.readouterr().err
+
+
+def test_templates_are_looked_at_before_data_are_read(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("turn: {standard: 'How {label} is it?', contrastive: '{first} {label}'}")
+    config = ROOT / "recipes" / "raters" / "wassa_turns_cpu.yaml"
+    words = ["--config", str(config), "--data", "nowhere.csv", "--output_dir", str(tmp_path / "o")]
+    with pytest.raises(UserError, match="turn, contrastive: the placeholder {second} is missing"):
+        recipe("rater")([*words, "--templates", str(own)])

@@ -19,6 +19,8 @@ from empo.records import Message
 NOTHING = "(nothing)"
 """Stands for an empty context."""
 _NAMES = {"user": "Speaker", "assistant": "Listener"}
+_NAMED_WORD = re.compile(rf"(?:^(?:{'|'.join(_NAMES.values())}): )?\S+", re.MULTILINE)
+"""A name goes with the first word of its turn, so that a cut is always one of a text."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class QuestionWriter:
         if self.item == "stories":
             return self._of_two(pair, asked, shots, reverse)
         context = self.context(pair)
-        starts = [found.start() for found in re.finditer(r"\S+", context)]
+        starts = [found.start() for found in _NAMED_WORD.finditer(context)]
 
         def written(words: int) -> ChatQuestion:
             kept = context[starts[len(starts) - words] :] if words else NOTHING

@@ -2,7 +2,8 @@
 
 What does not fit is cut from the left: of the background, then of the turns before, and, only where
 that is allowed, of what is scored itself. Two stories are cut at their ends, the longer one first. The
-question and the answer are never cut, and every cut is flagged.
+question and the answer are never cut, and every cut of a text is flagged; that of a name before it is
+none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 SCORE_TOKENS = 32
 """Room for an answer beside the prompt, where it is no text."""
+_NEWS = "A news story:"
+_PERSONS = {"user": "A:", "assistant": "B:"}
+_NAMES = (_NEWS, *_PERSONS.values())
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class PromptWriter:
 
         A dialogue that is judged as a whole is all context: its beginning may be cut.
         """
-        background = f"A news story:\n{pair.background}\n\n" if pair.background else ""
+        background = f"{_NEWS}\n{pair.background}\n\n" if pair.background.strip() else ""
         if self.templates.item == "dialogue":
             if _whole(pair):
                 return {"background": background, "turns": _block(pair.turns)}, ""
@@ -145,7 +149,7 @@ class PromptWriter:
                 step = max(1, min(length - room, gap + (max(0, length - room - gap) + 1) // 2))
                 parts[longest] = shortened(self.chat.tokenizer, parts[longest], size - step)
                 text, length = filled()
-        cut = {key for key in parts if parts[key] != uncut[key]}
+        cut = {key for key in parts if self._loses_text(key, uncut[key], parts[key])}
         lost = any(_joined(uncut, of) and not _joined(parts, of) for of in texts) or any(
             key in cut and not parts[key] for key in parts if key[0] == "text"
         )
@@ -154,6 +158,14 @@ class PromptWriter:
         if stories:
             return Prompt(text, ("text", "first") in cut, ("text", "second") in cut)
         return Prompt(text, any(k != "text" for k, _ in cut), any(k == "text" for k, _ in cut))
+
+    def _loses_text(self, key: tuple[str, str], whole: str, kept: str) -> bool:
+        """Whether words of a part were cut, and not the name before them alone."""
+        if self.templates.item == "stories":
+            return bool(whole[len(kept) :].strip())
+        lost = whole[: len(whole) - len(kept)].strip()
+        named = key[0] != "text" or self.templates.item == "dialogue"
+        return bool(lost) and not (named and any(name.startswith(lost) for name in _NAMES))
 
     def _values(
         self, family: Family, fixed: Mapping[str, str], parts: Mapping[tuple[str, str], str]
@@ -200,5 +212,5 @@ def _joined(parts: Mapping[tuple[str, str], str], of: str) -> str:
 
 def _block(turns: Sequence[Turn]) -> str:
     """Turns as lines, the user as person A; empty without any."""
-    lines = [f"{'A' if turn.role == 'user' else 'B'}: {turn.text}" for turn in turns if turn.text]
+    lines = [f"{_PERSONS[turn.role]} {turn.text}" for turn in turns if turn.text.strip()]
     return "\n".join(lines) + "\n\n" if lines else ""

@@ -150,6 +150,26 @@ def test_a_context_loses_its_beginning_and_the_response_nothing(room: int) -> No
     assert ratings.truncated.tolist() == [kept < 10] and not ratings.response_truncated.any()
 
 
+def test_a_name_is_cut_with_a_word_and_an_empty_context_is_not_cut() -> None:
+    """10 words beside the texts, 1 of the response, then `Listener: two three / Speaker: four`."""
+    turns = (Turn("assistant", "two three"), Turn("user", "four"))
+    found = []
+    for room in (16, 15, 14, 13):
+        model = Scripted(by_word)
+        ratings = rater(model, max_length=room).score([RatingInput(turns, "r")])
+        context = model.asked[0].messages[-1].content.split(" | ")[1]
+        found.append((context, bool(ratings.truncated[0])))
+    assert found == [
+        ("Listener: two three\nSpeaker: four", False),
+        ("three\nSpeaker: four", True),
+        ("three\nSpeaker: four", True),
+        ("Speaker: four", True),
+    ]
+    for context in ("", " \n", (), (Turn("user", ""), Turn("assistant", " "))):
+        ratings = rater(Scripted(by_word), max_length=12).score([RatingInput(context, "r")])
+        assert not ratings.truncated.any() and ratings.n_valid.tolist() == [1]
+
+
 def test_two_alike_texts_lose_their_ends_to_the_same_number_of_words() -> None:
     model = Scripted(lambda text: "2")
     pair = RatingInput("a b c d e f", "u v w")

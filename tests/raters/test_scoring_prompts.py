@@ -102,6 +102,23 @@ def test_what_is_too_long_is_cut_from_the_left_background_first() -> None:
     assert "end\n\n[the item] felt mood 0-5" in tight.text
 
 
+def test_a_cut_is_one_of_words_and_not_of_the_name_before_them() -> None:
+    def cut(context: str, less: int, background: str = "") -> tuple[str, bool]:
+        pair = RatingInput(context, "four", (), background)
+        tokens = len(CHAT.tokenizer(writer().scored(pair, TABLE).text).input_ids)
+        prompt = writer(max_length=32 + tokens - less).scored(pair, TABLE)
+        return content(prompt.text), prompt.context_cut
+
+    name = len(CHAT.tokenizer("A:", add_special_tokens=False).input_ids)
+    assert cut("day", name) == (" day\n\n[four] felt mood 0-5", False)
+    text, flagged = cut("day was", name + 1)
+    assert text.endswith("was\n\n[four] felt mood 0-5") and flagged
+    assert cut("", 0) == cut(" ", 0) == cut("", 0, " \n") == ("[four] felt mood 0-5", False)
+    text, flagged = cut("", 1, "a story")
+    assert "a story" in text and "A news" not in text and not flagged
+    assert cut("", 60, "a story " * 40)[1]
+
+
 def test_what_is_scored_is_only_cut_where_that_is_allowed_and_flagged() -> None:
     essay = RatingInput("", " ".join(f"awful{i}" for i in range(100)))
     assert writer(max_length=120).scored(essay, TABLE) is None

@@ -102,7 +102,7 @@ def read_examples(path: str | Path, definitions: str | Path | None = None) -> La
         rejected,
         len(lines),
         [file_facts(file) for file in (path, definitions) if file is not None],
-        {"dimensions inferred from the labels": 0 if known else len(dims)},
+        {} if known else {"dimensions inferred from the labels": len(dims)},
     )
 
 

@@ -98,11 +98,11 @@ def measure(
         *(settings.ratings or ()),
     ]
     if measuring:
-        from empo.raters.identity import identities, measured_by_reward
+        from empo.raters.identity import identities, marks, measured_by_reward
 
         results["warnings"] += measured_by_reward(rewards, identities(measuring))
         results["rating_weights"] = {
-            Path(folder).resolve().name: [entry["weights"] for entry in identities([folder])]
+            Path(folder).resolve().name: sorted(set().union(*map(marks, identities([folder]))))
             for folder in settings.ratings or ()
         }
 

@@ -18,6 +18,8 @@ from empo.rating import RatingInput
 from empo.records import read_typed, write_json
 
 PROMPTS_SCHEMA = "empo.prompts/1"
+UNKNOWN = "unknown"
+"""The identity of a hub model whose commit could not be found out."""
 REMEDY = "Restore the file, or make the rater again with recipes/rater.py."
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from empo.raters.asking import REMEDY, Asking
+from empo.raters.asking import REMEDY, UNKNOWN, Asking
 from empo.raters.chat_models import ChatAnswer, ChatModel, load_local
 from empo.raters.endpoint import Endpoint
 from empo.raters.endpoint_requests import Access, request_problem
@@ -31,8 +31,6 @@ from empo.records import UserError, read_object, shown, write_json
 KIND = "prompt"
 _ACCESS = TypeAdapter(Access)
 UNSAVED = "unsaved"
-UNKNOWN = "unknown"
-"""The identity of a hub model whose commit could not be found out."""
 _SETTINGS: dict[str, type] = {"item": str, "turns": int, "max_length": int, "variant": str}
 _LEAST = {"turns": 0, "max_length": 1}
 

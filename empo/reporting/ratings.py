@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from empo.raters.identity import marks
 from empo.reporting.markdown import interval, number, table
 
 REWARD = "†"
-"""Marks a rating by the weights that chose the replies, or rewarded the training."""
+"""Marks a rating by the weights, or model, that chose the replies, or rewarded the training."""
 
 
 def ratings_section(results: Mapping[str, Any]) -> str:
@@ -75,9 +76,12 @@ def ratings_over_runs(report: Mapping[str, Any]) -> str:
 
 
 def rewarding(results: Mapping[str, Any], system: str) -> set[str]:
-    """Names of the raters of results.json whose weights chose a system's replies or its training."""
+    """Names of the raters of results.json that chose a system's replies or rewarded its training.
+
+    By their weights, or the model beneath them.
+    """
     of = results.get("systems", {}).get(system, {})
-    behind = {reward["weights"] for reward in of.get("reward", ())}
+    behind: set[str] = set().union(*map(marks, of.get("reward", ())))
     weights: Mapping[str, list[str]] = results.get("rating_weights", {})
     return {rater for rater, digests in weights.items() if not behind.isdisjoint(digests)}
 
@@ -87,6 +91,6 @@ def _note(rows: Sequence[Sequence[str]]) -> str:
         return ""
     return (
         f" {REWARD}: this rater chose the replies of the system, or rewarded its training, with the "
-        "same weights. What it gives them is the reward, and no measure: look at the other raters, at "
+        "same weights or model. What it gives them is the reward, and no measure: look at the other raters, at "
         "the length, and below at equal length."
     )

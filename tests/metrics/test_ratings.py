@@ -88,6 +88,9 @@ def test_the_report_marks_the_rewarded_rater_and_no_other() -> None:
     assert len(marked) == 2 and all(line.startswith("| paid |") for line in marked)
     assert any("is the reward, and no measure" in line for line in lines)
     assert "| paid | warm, 1 to 3 | tuned † | 3 | 2.700" in marked[1]
+    results["systems"]["tuned"]["reward"] = [{"name": "x", "weights": "u", "model": "v"}]
+    marked = [line for line in ratings_section(results).splitlines() if "tuned †" in line]
+    assert len(marked) == 2 and all(line.startswith("| other |") for line in marked)
     del results["systems"]["tuned"]["reward"]
     assert "†" not in ratings_section(results)
     del results["systems"]["sft"]["metrics"]["ratings"]

@@ -42,7 +42,8 @@ def logged(run: Path) -> list[dict[str, float]]:
 def test_the_run_keeps_what_was_rewarded(trained: Path, rater: Path, shelf: Shelf) -> None:
     facts = read_json(trained / "run.json")
     (reward,) = facts["reward"]
-    assert {k: reward[k] for k in ("name", "weights", "signature")} == identities([rater])[0]
+    (behind,) = identities([rater])
+    assert {key: reward[key] for key in behind} == behind
     assert reward["transform"] == "expected" and reward["length_residual"] is True
     assert set(reward["length_effect"]) == {"slope", "mean", "correlation", "n"}
     assert facts["status"] == "complete" and facts["command"] == "reward" and facts["adapter"]

@@ -51,7 +51,8 @@ class Judged:
     """Scores by order, shape (orders, n, D); two orders where both texts are alike, else one.
 
     `probabilities` per dimension, shape (n, levels), or None. `truncated`, `response_truncated`,
-    `failed` (n,) flags, `valid` (n,) answers that were read; `unread` texts that were no answer.
+    `failed` (n,) flags, `valid` (n,) answers that were read; `unread` texts that were no answer;
+    `unfit` (n,), whether a question was too long to be asked.
     """
 
     scores: np.ndarray
@@ -61,6 +62,7 @@ class Judged:
     failed: np.ndarray
     valid: np.ndarray
     unread: tuple[str, ...]
+    unfit: np.ndarray
 
     @property
     def mean(self) -> np.ndarray:
@@ -96,7 +98,8 @@ class PromptRater:
     Two alike texts are asked about in both orders, and the score is the mean. NaN where what is
     scored is blank or does not fit, or no answer could be read (`parse_failed`). `n_valid` counts
     the answers of an input. Probabilities are there where the model gives likelihoods and the
-    dimension has levels, of one order only.
+    dimension has levels, of one order only. What does not fit has no flag, since nothing was cut or
+    answered: a warning counts it.
     """
 
     def __init__(
@@ -139,12 +142,15 @@ class PromptRater:
         orders = (False, True) if self.symmetric else (False,)
         places: list[tuple[int, int, int]] = []
         fitted: list[Fitted] = []
+        unfit = np.zeros(len(pairs), bool)
         for o, reverse in enumerate(orders):
             for i, pair in enumerate(pairs):
                 for d, asked in enumerate(self.asking.asked):
                     shots = self.asking.shots.get(asked.dimension, ())
                     found = self.writer.question(pair, asked, shots, reverse)
-                    if found is not None:
+                    if found is None:
+                        unfit[i] = not self._blank(pair)
+                    else:
                         places.append((o, i, d))
                         fitted.append(found)
         answers = self.model.answers([found.question for found in fitted], batch_size)
@@ -161,7 +167,11 @@ class PromptRater:
             *flags,
             np.isfinite(scores).sum(axis=(0, 2)),
             tuple(text for answer in answers if answer.choice is None for text in answer.unread),
+            unfit,
         )
+
+    def _blank(self, pair: RatingInput) -> bool:
+        return not pair.response.strip() or (self.symmetric and not pair.prompt.strip())
 
     def _probabilities(
         self, n: int, places: Sequence[tuple[int, int, int]], answers: Sequence[ChatAnswer]
@@ -190,15 +200,12 @@ class PromptRater:
                 f"Rater {self.config.name}: to {int(judged.failed.sum())} of {len(pairs)} inputs the "
                 f"model gave answers that cannot be read{such}."
             )
-        blank = [
-            not pair.response.strip() or (self.symmetric and not pair.prompt.strip())
-            for pair in pairs
-        ]
-        unfit = np.isnan(scores).all(axis=1) & ~judged.failed & ~np.array(blank, bool)
+        unfit = judged.unfit & np.isnan(scores).any(axis=1)
         if unfit.any():
             found.append(
                 f"Rater {self.config.name}: {int(unfit.sum())} of {len(pairs)} inputs do not fit into "
-                f"max_length {self.config.settings['max_length']} and have no score."
+                f"max_length {self.config.settings['max_length']} and have no score, or not in every "
+                "dimension."
             )
         return found
 

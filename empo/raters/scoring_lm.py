@@ -68,7 +68,7 @@ class ScoringLM:
     """Levels of every dimension as a language model answers them, in native units.
 
     `config.dimensions` hold the level tables. NaN where what is scored is blank, does not fit (a
-    warning counts these), or an explanation ends in no readable score (`parse_failed`). What is
+    warning counts these, which have no flag), or an explanation ends in no readable score (`parse_failed`). What is
     scored is cut only with the setting `cut_item`. Probabilities are those of the answers among each
     other; a rater that explains first has none. `n_valid` counts the answers of an input.
     """
@@ -232,7 +232,7 @@ class ScoringLM:
             return []
         return [
             f"Rater {self.config.name}: {too_long:,} of {n:,} inputs do not fit into "
-            f"{self.prompts.max_length:,} tokens and have no score."
+            f"{self.prompts.max_length:,} tokens and have no score, or not in every dimension."
         ]
 
     def _ready(self) -> None:

@@ -150,6 +150,24 @@ def test_a_context_loses_its_beginning_and_the_response_nothing(room: int) -> No
     assert ratings.truncated.tolist() == [kept < 10] and not ratings.response_truncated.any()
 
 
+def test_what_fits_in_one_dimension_alone_is_counted_and_has_no_flag() -> None:
+    """The wording of the other one is 20 words longer; a blank reply lacks its scores anyway."""
+    model = Scripted(by_word)
+    long = Asked("patience", "Rate.", "so " * 20, OF_WARMTH.answers)
+    other = Dimension("patience", 0, 2, "ordinal", (0.0, 1.0, 2.0))
+    settings = {"item": "response", "turns": 0, "max_length": 29, "variant": "v", "note": None}
+    config = RaterConfig(KIND, "judge", (WARM, other), settings)
+    judge = PromptRater(model, config, Asking(REPLY, (OF_WARMTH, long), {}, {}), {})
+    ratings = judge.score([RatingInput("", "so weak"), RatingInput("", " ")])
+    assert np.array_equal(ratings.scores[0], [1, np.nan], equal_nan=True)
+    assert ratings.n_valid.tolist() == [1, 0]
+    assert not (ratings.truncated | ratings.response_truncated | ratings.parse_failed).any()
+    assert ratings.warnings[-1] == (
+        "Rater judge: 1 of 2 inputs do not fit into max_length 29 and have no score, or not in every "
+        "dimension."
+    )
+
+
 def test_a_name_is_cut_with_a_word_and_an_empty_context_is_not_cut() -> None:
     """10 words beside the texts, 1 of the response, then `Listener: two three / Speaker: four`."""
     turns = (Turn("assistant", "two three"), Turn("user", "four"))

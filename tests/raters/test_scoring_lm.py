@@ -46,7 +46,8 @@ def test_a_response_that_does_not_fit_has_no_score_unless_it_may_be_cut() -> Non
     assert np.isfinite(found.scores[:, 0]).tolist() == [True, False, False]
     assert found.n_valid.tolist() == [1, 0, 0] and not found.response_truncated.any()
     assert found.warnings[-1] == (
-        "Rater tiny: 1 of 3 inputs do not fit into 90 tokens and have no score."
+        "Rater tiny: 1 of 3 inputs do not fit into 90 tokens and have no score, or not in every "
+        "dimension."
     )
     cut = rater(cut_item=True).score(PAIRS)
     assert np.isfinite(cut.scores[:, 0]).tolist() == [True, False, True]

@@ -68,9 +68,10 @@ class ScoringLM:
     """Levels of every dimension as a language model answers them, in native units.
 
     `config.dimensions` hold the level tables. NaN where what is scored is blank, does not fit (a
-    warning counts these, which have no flag), or an explanation ends in no readable score (`parse_failed`). What is
-    scored is cut only with the setting `cut_item`. Probabilities are those of the answers among each
-    other; a rater that explains first has none. `n_valid` counts the answers of an input.
+    warning counts these, which have no flag), or an explanation ends in no readable score
+    (`parse_failed`). What is scored is cut only with the setting `cut_item`. Probabilities are those
+    of the answers among each other; a rater that explains first has none. `n_valid` counts the
+    answers of an input.
     """
 
     def __init__(

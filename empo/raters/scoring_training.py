@@ -47,17 +47,19 @@ class Rows:
     rows: list[dict[str, list[int]]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, family: str, prompt: Prompt | None, answer: str) -> None:
-        """A prompt and its answer with an end-of-text token; only the answer carries a loss."""
+    def add(self, family: str, prompt: Prompt | None, answer: str, skipped: int = 0) -> None:
+        """A prompt and its answer with an end-of-text token; only the answer carries a loss.
+
+        And of that only what comes after its first `skipped` characters.
+        """
         tokenizer = self.writer.chat.tokenizer
         if prompt is not None:
             ids = list(tokenizer(prompt.text).input_ids)
-            target = [
-                *tokenizer(answer, add_special_tokens=False).input_ids,
-                tokenizer.eos_token_id,
-            ]
+            coded = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
+            target = [*coded.input_ids, tokenizer.eos_token_id]
+            first = sum(end <= skipped for _, end in coded.offset_mapping)
             if len(ids) + len(target) <= self.writer.max_length:
-                labels = [MISSING] * len(ids) + target
+                labels = [MISSING] * (len(ids) + first) + target[first:]
                 self.rows.append({"input_ids": ids + target, "labels": labels})
                 self.counts[f"{family} rows"] += 1
                 self.counts["rows with cut context"] += prompt.context_cut
@@ -69,7 +71,7 @@ class Rows:
 def train_scoring_lm(
     task: TrainingTask,
 ) -> tuple[ScoringLM | CalibratedRater, float, dict[str, Any]]:
-    """A rater whose epoch is chosen by the loss of the answers on the validation part.
+    """A rater whose epoch is chosen by the loss of the scores on the validation part.
 
     Also returned are the validation score (minus the loss) and facts: the level tables' sizes, counts
     of rows, pairs.
@@ -91,7 +93,7 @@ def train_scoring_lm(
     writer = PromptWriter(chat, templates, settings.max_length, settings.turns, settings.cut_item)
     rows, drawn = _training_rows(task, tables, writer)
     judged = Rows(writer)
-    _scored_rows(judged, task.validation, tables, settings)
+    _scored_rows(judged, task.validation, tables, settings, score_alone=True)
     if not rows.rows or not judged.rows:
         raise UserError("no row of the training or the validation part fits; raise max_length.")
     trainer = _Trainer(
@@ -220,9 +222,16 @@ def _training_rows(
 
 
 def _scored_rows(
-    found: Rows, examples: Sequence[Example], tables: Sequence[LevelTable], settings: RaterSettings
+    found: Rows,
+    examples: Sequence[Example],
+    tables: Sequence[LevelTable],
+    settings: RaterSettings,
+    score_alone: bool = False,
 ) -> None:
-    """Add a row per example and label; a label that the table lacks counts as the nearest level."""
+    """Add a row per example and label; a label that the table lacks counts as the nearest level.
+
+    With `score_alone` an explanation before the score carries no loss.
+    """
     explanations = (
         read_explanations(settings.explanations) if settings.explanations is not None else {}
     )
@@ -246,7 +255,8 @@ def _scored_rows(
         answer = explained(text, code, table)
         room = len(tokenizer(answer, add_special_tokens=False).input_ids) + 1
         prompt = found.writer.scored(example.input, table, "explained", room)
-        found.add("explained", prompt, answer)
+        skipped = len(answer) - len(table.answers[code]) if score_alone else 0
+        found.add("explained", prompt, answer, skipped)
 
 
 def _language_model(

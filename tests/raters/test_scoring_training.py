@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from empo.corpora.labelled import Example
 from empo.raters.calibrated import CalibratedRater
@@ -289,25 +290,47 @@ def test_the_collapse_diagnostic_fires_on_shuffled_labels_only(
     assert found.collapsed, found.summary()
 
 
-@pytest.mark.slow
-def test_an_explanation_comes_first_and_its_last_line_is_the_score(
-    templates: str, tmp_path: Path
-) -> None:
-    pairs = as_stories(toy(180))
-    path = tmp_path / "explanations.jsonl"
+def explained_by(path: Path, pairs: Sequence[Example], templates: str) -> RaterSettings:
+    """Settings with explanations of a word, which is one of the first story."""
 
     def chat(conversations: Sequence[Sequence[dict[str, str]]]) -> list[str]:
         asked = [messages[0]["content"] for messages in conversations]
         return [next(word for word in WORDS if word in text) for text in asked]
 
     write_explanations(pairs, {"event": (1.0, 4.0)}, chat, {"name": "toy"}, path)
-    own = settings(
-        templates,
-        item="stories",
-        families=["explained"],
-        explanations=str(path),
-        max_explanation=16,
-    )
+    more = {"families": ["explained"], "explanations": str(path), "max_explanation": 16}
+    return settings(templates, item="stories", **more)
+
+
+def test_the_epoch_is_chosen_by_the_score_and_not_by_the_explanation(
+    templates: str, tmp_path: Path
+) -> None:
+    pairs = as_stories(toy(24))
+    own = explained_by(tmp_path / "explanations.jsonl", pairs, templates)
+    rater, _, facts = trained(pairs, own, tmp_path / "run", SIMILAR, num_train_epochs=1)
+    (table,), tokenizer = rater.tables, rater.tokenizer
+    losses = []
+    for pair in pairs[20:]:
+        word = next(word for word in WORDS if word in pair.input.response)
+        score = table.answers[table.nearest(pair.labels["event"])]
+        prompt = rater.prompts.scored(pair.input, table, "explained").text
+        before = tokenizer(f"{prompt}{word}\nScore:").input_ids
+        after = tokenizer(f" {score}", add_special_tokens=False).input_ids
+        assert tokenizer(f"{prompt}{word}\nScore: {score}").input_ids == [*before, *after]
+        spoken = [*after[-1:], tokenizer.eos_token_id]  # a space before it is a token of its own
+        ids = torch.tensor([[*before, *after, tokenizer.eos_token_id]])
+        with torch.inference_mode():
+            likely = rater.model(ids).logits[0].float().log_softmax(-1)
+        losses += [-likely[k - 1, ids[0, k]].item() for k in range(-len(spoken), 0)]
+    assert facts["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_an_explanation_comes_first_and_its_last_line_is_the_score(
+    templates: str, tmp_path: Path
+) -> None:
+    pairs = as_stories(toy(180))
+    own = explained_by(tmp_path / "explanations.jsonl", pairs, templates)
     more = {"num_train_epochs": 12, "per_device_train_batch_size": 8}
     rater, _, facts = trained(pairs, own, tmp_path / "run", SIMILAR, **more)
     assert facts["rows"] == {"explained rows": 150, "explanations cut": 0} | {

@@ -6,6 +6,7 @@ a file that exists is complete. A reader names file, line and field of what it r
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -137,7 +138,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
 def read_text(path: str | Path) -> str:
     """Read UTF-8 text; a byte-order mark is dropped, line ends stay as they are.
 
-    Raises UserError where the file is missing, empty or not UTF-8 (with the line of the bad byte).
+    Raises UserError where the file is missing, empty, no text or not UTF-8 (with the line of the bad
+    byte).
     """
     path = Path(path)
     if path.is_dir():
@@ -148,10 +150,16 @@ def read_text(path: str | Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        if b"\0" in data and not utf16:
+            raise UserError(
+                f"{path}: this is no text file: it holds zero bytes, as pickles, archives and weights "
+                "do. Give the data as text in UTF-8."
+            ) from None
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. "
-            "Convert the file, for example with `iconv -f latin1 -t utf-8`."
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. Convert the file, for "
+            f"example with `iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8`."
         ) from None
     if not text.strip():
         raise UserError(f"{path}: the file is empty.")

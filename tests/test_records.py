@@ -110,6 +110,10 @@ def test_a_byte_order_mark_is_dropped_and_line_ends_stay(tmp_path: Path) -> None
     assert read_text(tmp_path / "a.txt") == "a\r\nb\n"
 
 
+PICKLED = bytes.fromhex("80049508000000000000005d948c016194612e")
+"""The list ["a"], as protocol 4 writes it."""
+
+
 @pytest.mark.parametrize(
     "content, told",
     [
@@ -118,7 +122,15 @@ def test_a_byte_order_mark_is_dropped_and_line_ends_stay(tmp_path: Path) -> None
         (b" \n\t\n", ": the file is empty."),
         (b"\xef\xbb\xbf", ": the file is empty."),
         (b"a\nb \xff\n", ", line 2: byte 0xff is not UTF-8. Convert the file, for example with "),
-        ("é".encode("utf-16"), ", line 1: byte 0xff is not UTF-8."),
+        (
+            "é".encode("utf-16"),
+            ", line 1: byte 0xff is not UTF-8. Convert the file, for example with `iconv "
+            "-f utf-16 -t utf-8`.",
+        ),
+        (
+            PICKLED,
+            ": this is no text file: it holds zero bytes, as pickles, archives and weights do.",
+        ),
     ],
 )
 def test_a_text_that_cannot_be_read(tmp_path: Path, content: bytes | None, told: str) -> None:

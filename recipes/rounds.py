@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for step in round_steps(settings, number):
                     steps.do(step)
         finally:
-            print(f"\n{steps.table()}\n\n{progress(settings)}")
-    print(f"\npolicy of round {settings.rounds} in {model_of(folder, settings.rounds)}")
+            print(f"\n{steps.table()}")
+    print(f"\n{progress(settings)}\n\npolicy of round {settings.rounds} in {model_of(folder, settings.rounds)}")
     return steps.code
 
 

@@ -154,9 +154,6 @@ class SweepSettings:
             if name.lower() in taken:
                 found.append(f"cells: {name}: this name is taken.")
             taken.append(name.lower())
-            if not isinstance(of, dict):
-                found.append(f"cells: {name}: keys with values are expected, not {shown(of)}.")
-                continue
             if unknown := sorted(of.keys() - _OF_A_CELL):
                 found.append(
                     f"cells: {name}: {listed(unknown)} is unknown; known: {', '.join(_OF_A_CELL)}."

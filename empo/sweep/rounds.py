@@ -225,12 +225,10 @@ def told(facts: Mapping[str, Any]) -> str:
 
 
 def progress(settings: RoundsSettings) -> str:
-    """A table of the rounds that have been sampled: what the policy of each start is worth."""
+    """A table of the rounds: what the replies are worth of the policy that each of them starts from."""
     rows = [("round", "pairs", "score of all", "of the best", "characters of all", "of the best")]
     for number in range(1, settings.rounds + 1):
         folder = Path(settings.output_dir) / f"round-{number}"
-        if not (folder / "pairs" / "manifest.json").is_file():
-            break
         chosen = read_object(folder / "samples.jsonl.manifest.json")["chosen"]
         kept = read_object(folder / "pairs" / "manifest.json")["statistics"]["kept"]
         score, length = chosen["mean_score"], chosen["mean_characters"]

@@ -17,6 +17,7 @@ from empo.dialogues import Exchange, Turn
 from empo.emotions import Opposite
 from empo.harness import comparing, protocol, task_files
 from empo.mining.filed_draws import FiledDraws
+from empo.mining.sampled import SampledPairs
 from empo.preferences import Draws, pair, write_pairs
 from empo.records import UserError
 from empo.reporting import harness_results, results
@@ -98,6 +99,19 @@ MINED = PAIRS | {
     "selected_by": RATERS, "mining": {"candidates": 2},
     "files": [{"file": "epoch-0.jsonl", "sha256": hashlib.sha256(PAIR_TEXT.encode()).hexdigest()}],
 }  # fmt: skip
+
+SAMPLED = [
+    {
+        "id": f"s{i}", "emotion": "sad", "context": [{"role": "user", "content": "It is gone."}],
+        "best_of": {"replies": [{"response": "Oh no.", "score": 2.0}, {"response": "Ok.", "score": float(i)}]},
+    }
+    for i in range(3)
+]  # fmt: skip
+
+
+def _sampled(path: Path) -> object:
+    pairs = SampledPairs(path)
+    return pairs.facts(), list(pairs.rows(0))
 
 
 def _filed(folder: Path) -> object:
@@ -190,6 +204,8 @@ READERS = [
         _given, ("measure.refuse_other_results",), found="inputs that are no list of objects",
     ),
     Reader("pairs of a training: manifest", {"manifest.json": Sample("json", MINED)}, _filed, ("pair_files.read_pair_files",)),
+    Reader("sampled pairs of a training: manifest", {"manifest.json": Sample("json", MINED | {"sampled": {"margin": None}})}, _filed, ("mining.filed_draws.FiledDraws._reply",)),
+    Reader("sampled replies", {"a.jsonl": Sample("jsonl", SAMPLED)}, on("a.jsonl", _sampled), ("mining.sampled.SampledPairs.__init__",)),
     Reader("pairs of a training: rows", {"epoch-0.jsonl": Sample("jsonl", PAIR_ROWS)}, on("epoch-0.jsonl", lambda path: list(pair_files._read(path))), ("pair_files._read",)),
     Reader("pairs: manifest", {"manifest.json": Sample("json", PAIRS)}, _pairs, ("pair_files._begin",), found="files that are no list; any name could be listed, and its file was deleted"),
 ]  # fmt: skip

@@ -88,6 +88,7 @@ def test_the_policy_of_the_last_round_replies(done: Path, shelf: Shelf, tmp_path
     assert read_json(f"{output}.manifest.json")["reward"]
 
 
+@pytest.mark.slow
 def test_rounds_that_were_stopped_end_with_the_same_weights(
     done: Path, shelf: Shelf, rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

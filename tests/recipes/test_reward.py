@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from tiny_runs import Shelf, recipe
@@ -14,10 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_rater import tiny_rater
 
 from empo.alignment.reward_trainer import prompt_rows
+from empo.metrics.statistics import bootstrap_interval
 from empo.models import load_tokenizer, resolve
 from empo.prompts import ChatFormat
 from empo.raters.identity import identities
-from empo.records import UserError, read_json, read_jsonl
+from empo.records import UserError, read_json, read_jsonl, read_responses
 
 FEW = ["--max_steps", "4", "--save_steps", "2", "--num_generations", "4"]
 FEW += ["--max_completion_length", "6", "--limit", "12", "--lora_r", "4"]
@@ -128,3 +130,31 @@ def test_a_rewarded_rater_chooses_no_checkpoint(shelf: Shelf, rater: Path, tmp_p
     more += ["--eval_steps", "2", "--select_sample", "2"]
     with pytest.raises(UserError, match="has the same weights as the reward"):
         shelf.run("reward", tmp_path / "run", *FEW, "--rater", str(rater), *more)
+
+
+@pytest.mark.slow
+def test_the_reward_of_contexts_that_were_not_trained_on_rises(
+    rater: Path, shelf: Shelf, tmp_path: Path
+) -> None:
+    from empo.length_effect import LengthEffect
+    from empo.raters.loading import load_raters
+    from empo.raters.rewards import as_reward
+    from empo.rating import RatingInput
+
+    more = ["--max_steps", "40", "--learning_rate", "3e-3", "--beta", "0.01", "--save_steps", "40"]
+    more += ["--num_generations", "8", "--max_completion_length", "12", "--lora_r", "16"]
+    run = shelf.run("reward", tmp_path / "run", *more, "--rater", str(rater))
+    rewards = {}
+    facts = read_json(run / "run.json")["reward"][0]
+    effect = LengthEffect(**facts["length_effect"])
+    reward = as_reward(load_raters([rater]), facts["dimensions"], length=effect)
+    for name, model in (("sft", shelf.sft), ("rewarded", run)):
+        output = tmp_path / f"{name}.jsonl"
+        given = ["--model", model, "--dialogues", shelf.corpus, "--system", name]
+        given += ["--output", output, "--max-new-tokens", 12, "--temperature", 1]
+        assert recipe("generate")(list(map(str, given))) == 0
+        replies = read_responses(output)
+        rewards[name] = reward.of([RatingInput("", reply.response) for reply in replies])
+    gains = [a - b for a, b in zip(rewards["rewarded"], rewards["sft"], strict=True)]
+    low, _ = bootstrap_interval(np.array(gains), 0)
+    assert low > 0, (rewards, low)

@@ -12,9 +12,7 @@ import hashlib
 import json
 import logging
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,7 @@ from transformers.trainer_utils import set_seed
 
 from empo.choosing import BestOf, summary
 from empo.dialogues import Exchange
-from empo.json_values import decoded
-from empo.process import MAKE_ROOM
+from empo.partial_replies import explained, keep, read_partial
 from empo.prompts import ChatFormat
 from empo.records import (
     RESPONSES_SCHEMA,
@@ -36,15 +33,12 @@ from empo.records import (
     sha256,
     write_json,
     write_jsonl,
-    write_text,
 )
 from empo.runs import now, versions
 from empo.sampling import numbers_of, own_sampling
 
 logger = logging.getLogger(__name__)
 
-_LINE = b'{"key": "'
-"""How every line of a partial file begins."""
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
 
 
@@ -107,36 +101,30 @@ def generate(
     room = model.config.max_position_embeddings - decoding.max_new_tokens
     limit = min(decoding.max_prompt_tokens, room)
     prompts, shortened = _prompts(chat, exchanges, limit)
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    size = decoding.batch_size
     several = best_of.n if best_of else 1
-    wanted = [(i, k) for i in order for k in range(several)]
-    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-
+    batches = _batches(prompts, several, decoding.batch_size)
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    done = _done(partial, key)
+    done = read_partial(partial, key)
     if output.exists() and len(done) < len(batches):
         raise UserError(
             f"{output}: there is no {manifest_path.name} beside it, and it is not what the unfinished "
             f"replies in {partial.name} have become. Delete the file of the two that you do not need, "
             "or choose another --output."
         )
-    with _explained(partial):
+    with explained(partial):
         partial.parent.mkdir(parents=True, exist_ok=True)
-    for number, batch in enumerate(
-        tqdm(batches, desc=f"replies of {system}", unit="batch", disable=None)
+    for number in tqdm(
+        range(len(batches)), desc=f"replies of {system}", unit="batch", disable=None
     ):
         if number in done:
             continue
+        some = batches[number]
         own = [
             numbers_of(decoding.seed, exchanges[i].id, k, decoding.max_new_tokens)
-            for i, k in (batch if best_of else ())
+            for i, k in (some if best_of else ())
         ]
-        done[number] = reply_to(model, chat, [prompts[i] for i, _ in batch], decoding, number, own)
-        row = {"key": key, "batch": number, "replies": done[number]}
-        line = json.dumps({**row, "sha256": _digest(row)}) + "\n"
-        with _explained(partial), partial.open("a", encoding="utf-8") as file:
-            file.write(line)
+        done[number] = reply_to(model, chat, [prompts[i] for i, _ in some], decoding, number, own)
+        keep(partial, key, number, done[number])
     made = {
         place: _cut(reply) if decoding.cut_at_sentence else reply
         for number, batch in enumerate(batches)
@@ -150,7 +138,7 @@ def generate(
         for i, exchange in enumerate(exchanges)
     ]
     manifest_path.unlink(missing_ok=True)  # of replies that somebody deleted
-    with _explained(output):
+    with explained(output):
         write_jsonl(output, rows)
     manifest = {
         **asked,
@@ -164,7 +152,7 @@ def generate(
         "sha256": sha256(output),
         "versions": versions(),
     }
-    with _explained(manifest_path):
+    with explained(manifest_path):
         write_json(manifest_path, manifest)
     partial.unlink()
     return manifest
@@ -185,6 +173,15 @@ def _prompts(
         shortened += dropped > 0
         prompts.append(ids)
     return prompts, shortened
+
+
+def _batches(
+    prompts: Sequence[Sequence[int]], several: int, size: int
+) -> list[list[tuple[int, int]]]:
+    """Places of exchanges, each with the number of its reply, the longest prompts first."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    wanted = [(i, k) for i in order for k in range(several)]
+    return [wanted[start : start + size] for start in range(0, len(wanted), size)]
 
 
 def _cut(reply: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,63 +263,6 @@ def reply_to(
             {"response": text, "response_tokens": len(new) + finished, "finished": finished}
         )
     return replies
-
-
-def _done(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
-    """Finished batches of this very run; lines that are cut off or damaged are taken out.
-
-    Raises UserError where the file is another run's, or somebody's.
-    """
-    data = partial.read_bytes() if partial.exists() else b""
-    if not data.startswith(_LINE) and not _LINE.startswith(data):
-        raise UserError(
-            f"{partial}: this is no file of unfinished replies, or its beginning is damaged. Delete "
-            "it, or choose another --output."
-        )
-    *lines, torn = data.split(b"\n")  # torn: what a kill cut off
-    rows = [_whole(line) for line in lines]
-    if any(row is not None and row["key"] != key for row in rows):
-        raise UserError(
-            f"{partial}: these are the unfinished replies of another model, corpus or setting. "
-            "Choose another --output, or delete the file."
-        )
-    damaged = [str(number) for number, row in enumerate(rows, start=1) if row is None]
-    if damaged:
-        logger.warning(
-            "%s, line %s: damaged; these replies are made again", partial, ", ".join(damaged)
-        )
-    if damaged or torn:
-        kept = [line.decode() for line, row in zip(lines, rows, strict=True) if row is not None]
-        with _explained(partial):
-            write_text(partial, "".join(f"{line}\n" for line in kept))
-    return {row["batch"]: row["replies"] for row in rows if row is not None}
-
-
-def _whole(line: bytes) -> dict[str, Any] | None:
-    """The row of a partial file that a line holds; None where it does not agree with its digest."""
-    try:
-        row = decoded(line.decode())
-        return row if row.pop("sha256") == _digest(row) else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _digest(row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Say what to do where a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
-        raise UserError(
-            f"{path}: it could not be written ({error.strerror}); {free / 1e6:,.1f} MB are free on "
-            f"its disk. Make the folder writable where it is not. {MAKE_ROOM}, and give the same command "
-            "again: it goes on with the replies that are missing."
-        ) from error
 
 
 def _finished(output: Path, manifest_path: Path, asked: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from empo.alignment.settings import SELECTABLE, SelectionSettings
+from empo.alignment.selection_settings import SELECTABLE, SelectionSettings
 from empo.dialogues import Dialogue, Exchange
 from empo.generation import Decoding, reply_to
 from empo.metrics import MetricResult

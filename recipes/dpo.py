@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
-from empo.alignment.settings import DpoSettings, choose_best
+from empo.alignment.selection_settings import choose_best
+from empo.alignment.settings import DpoSettings
 from empo.corpora import Corpus
 from empo.emotions import LABELS, OPPOSITES, Opposite, load_opposites
 from empo.process import run

@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     steps.do(step)
         finally:
             print(f"\n{steps.table()}")
-    print(f"\n{progress(settings)}\n\npolicy of round {settings.rounds} in {model_of(folder, settings.rounds)}")
+    print(
+        f"\n{progress(settings)}\n\npolicy of round {settings.rounds} in {model_of(folder, settings.rounds)}"
+    )
     return steps.code
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
-from empo.alignment.settings import SftSettings, choose_best
+from empo.alignment.selection_settings import choose_best
+from empo.alignment.settings import SftSettings
 from empo.corpora import Corpus
 from empo.process import run
 from empo.records import UserError

@@ -42,6 +42,7 @@ FLOORS = {
         "checkpoints",
         "choosing",
         "sampling",
+        "partial_replies",
     },
     3: {"alignment", "generation", "harness", "metrics", "raters", "mining"},
     4: {"reporting", "survey"},

@@ -16,7 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from empo.alignment.settings import SELECTABLE
+from empo.alignment.selection_settings import SELECTABLE
 from empo.cards import SHOWN
 from empo.records import finite, write_jsonl
 

@@ -32,9 +32,10 @@ from empo.alignment.callbacks import (
     TokensSeen,
     log_entry,
 )
+from empo.alignment.data_settings import DataSettings
 from empo.alignment.launching import repeated_rows
 from empo.alignment.run_trainer import RunTrainer
-from empo.alignment.settings import DataSettings, TuningSettings
+from empo.alignment.settings import TuningSettings
 from empo.checkpoints import explained, last_checkpoint, sweep
 from empo.checkpoints.processes import from_main
 from empo.corpora import Corpus, load_corpus

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from empo.alignment.launching import check_options
+from empo.alignment.selection_settings import choose_best
 from empo.alignment.settings import (
     DEFAULTS,
     BaseSettings,
     DpoSettings,
     RewardSettings,
     SftSettings,
-    choose_best,
 )
 from empo.measure import ResponsesSettings
 from empo.pairs import PairsSettings

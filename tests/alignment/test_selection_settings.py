@@ -8,7 +8,8 @@ import pytest
 from tiny_runs import recipe
 from trl import SFTConfig
 
-from empo.alignment.settings import SftSettings, choose_best
+from empo.alignment.selection_settings import choose_best
+from empo.alignment.settings import SftSettings
 from empo.records import UserError
 
 

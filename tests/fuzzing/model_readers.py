@@ -20,7 +20,7 @@ from light_readers import MESSAGE, Reader
 from run_readers import HARNESS, RUN
 from safetensors.torch import save
 
-from empo import checkpoints, generation, models, small_models, untrusted
+from empo import checkpoints, generation, models, partial_replies, small_models, untrusted
 from empo.alignment import dpo
 from empo.alignment.logp_store import LogpStore
 from empo.checkpoints import random_states
@@ -128,7 +128,7 @@ def _resolved(folder: Path) -> object:
 
 
 def _replies(folder: Path) -> object:
-    return generation._done(folder / ".a.jsonl.partial", "key")
+    return partial_replies.read_partial(folder / ".a.jsonl.partial", "key")
 
 
 def _complete(folder: Path) -> object:
@@ -236,7 +236,7 @@ SEALED = {
 }
 RESPONSES = b'{"id": "e0"}\n'
 HALF: list[dict[str, Any]] = [{"key": "key", "batch": i, "replies": [REPLY]} for i in (0, 1)]
-HALF_MADE = [{**row, "sha256": generation._digest(row)} for row in HALF]
+HALF_MADE = [{**row, "sha256": partial_replies._digest(row)} for row in HALF]
 UNOPENED = {
     "config.json": Sample("json", {"model_type": "bert", "text_config": {"hidden_act": "gelu"}}),
     "modules.json": Sample("json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]),
@@ -335,7 +335,7 @@ READERS = [
     Reader(
         "replies half made",
         {".a.jsonl.partial": Sample("jsonl", HALF_MADE)},
-        _replies, ("generation._done", "generation._whole"),
+        _replies, ("partial_replies.read_partial", "partial_replies._whole"),
         found="bytes that are not UTF-8, rows without their keys, or keys of other types",
     ),
     Reader(

@@ -21,7 +21,7 @@ from language_model_readers import (
 from test_readers import placed
 
 from empo.corpora.wassa import read_wassa_dialogues, read_wassa_essays
-from empo.generation import _whole
+from empo.partial_replies import _whole
 from empo.raters.calibrated import CalibratedRater
 from empo.raters.explanations import write_explanations
 from empo.raters.scoring_lm import ScoringLM

@@ -39,7 +39,7 @@ LEFT_OUT = {
     "alignment.callbacks.LogFile.on_log": "appends",
     "checkpoints._to_disk": "opens to flush",
     "raters.weight_average.WeightAverage.on_train_begin": "a file of a checkpoint whose digest agrees",
-    "generation.generate": "appends",
+    "partial_replies.keep": "appends",
     "harness.tasks.load_tasks": "lm-eval's TaskManager.load",
     "alignment.starting.policy_and_reference": "calls a function of its own named load",
     "raters.loading.load_rater": "calls the load of each kind of rater",

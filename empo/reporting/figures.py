@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours of Okabe and Ito, which colour-blind people can tell apart too."""
 _STYLES = ("-", "--", ":", "-.")
 _LEVEL_COLOURS = ("#dddddd", "#56b4e9", "#0072b2")
+_LONG = 24
+"""Characters of a name in a figure."""
 _PANELS = (
     ("loss", "loss"),
     ("rewards/margins", "reward margin"),
@@ -173,3 +176,35 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "empo"}):  # else ids are random
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, metadata=metadata, dpi=150)
+
+
+def grid(number: int, width: float, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Panels of `width` x `height` inches, as many beside each other as a page is wide."""
+    columns = min(number, max(1, int(11 // width)))
+    rows = math.ceil(number / columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, i + 1) for i in range(number)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, panels
+
+
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, each name once, below them."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(
+        found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
+
+
+def one_line(name: str) -> str:
+    """A name as a label: one line, not too long, no formula, not hidden by a leading underscore."""
+    name = " ".join(name.split())
+    if len(name) > _LONG:
+        name = f"{name[: _LONG // 2 - 1]}…{name[-_LONG // 2 :]}"
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name

@@ -42,9 +42,14 @@ def ratings_section(results: Mapping[str, Any]) -> str:
 
 
 def ratings_over_runs(report: Mapping[str, Any]) -> str:
-    """The same over several runs; `report` as of `over_runs.combine`. Empty where nobody was asked."""
+    """The raters side by side over several runs; `report` as of `over_runs.combine`.
+
+    Empty where nobody was asked.
+    """
     start, end = "ratings.raters.", ".mean"
-    rows = []
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    ends: dict[str, str] = {}
+    runs: dict[str, str] = {}
     for name, system in report["systems"].items():
         values = system["values"]
         for key, value in values.items():
@@ -53,25 +58,25 @@ def ratings_over_runs(report: Mapping[str, Any]) -> str:
             of = key.removesuffix(end)
             rater, dimension = of.removeprefix(start).rsplit(".", 1)
             low, high = (values[f"{of}.{which}"]["mean"] for which in ("low", "high"))
+            ends[dimension] = f"{dimension}, {low:g} to {high:g}"
+            runs[name] = str(value["of"])
             spread = "" if value["sd"] is None else f" ± {number(value['sd'], 3)}"
-            rows.append(
-                [
-                    rater,
-                    f"{dimension}, {low:g} to {high:g}",
-                    f"{name} {REWARD}" if rater in system["rewarded_by"] else name,
-                    f"{number(value['mean'], 3)}{spread}",
-                    number(values.get(f"{of}.length_correlation", {}).get("mean"), 2),
-                    str(value["of"]),
-                ]
+            own = f" {REWARD}" if rater in system["rewarded_by"] else ""
+            cells.setdefault((dimension, name), {})[rater] = (
+                f"{number(value['mean'], 3)}{spread}{own}"
             )
-    if not rows:
+    if not cells:
         return ""
-    rows.sort(key=lambda row: (row[0], row[1]))
+    raters = list(dict.fromkeys(rater for row in cells.values() for rater in row))
+    rows = [
+        [ends[dimension], name, *(row.get(rater, "—") for rater in raters), runs[name]]
+        for (dimension, name), row in sorted(cells.items(), key=lambda item: item[0][0])
+    ]
     return (
-        "## Ratings\n\nMean rating; of levels, the mean by their probabilities. *r with length* is "
-        "the correlation with the characters of the reply, mean over runs. Intervals of differences, "
-        f"and what is left of them at equal length, stand under the comparisons.{_note(rows)}\n\n"
-        + table(["rater", "dimension", "system", "mean", "r with length", "runs"], rows, left=3)
+        "## Ratings\n\nMean rating, a column per rater; of levels, the mean by their probabilities. "
+        "Differences with their intervals, and what is left of them at equal length, stand under the "
+        f"comparisons; how ratings go with length, under what moves with length.{_note(rows)}\n\n"
+        + table(["dimension", "system", *raters, "runs"], rows, left=2)
     )
 
 
@@ -87,7 +92,7 @@ def rewarding(results: Mapping[str, Any], system: str) -> set[str]:
 
 
 def _note(rows: Sequence[Sequence[str]]) -> str:
-    if not any(row[2].endswith(REWARD) for row in rows):
+    if not any(cell.endswith(REWARD) for row in rows for cell in row):
         return ""
     return (
         f" {REWARD}: this rater chose the replies of the system, or rewarded its training, with the "

@@ -5,19 +5,18 @@ SVG beside the report, under its name; the same report gives the same bytes.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from empo.metrics.shared_exchanges import HUMAN
-from empo.reporting.figures import COLOURS, save_figure
+from empo.reporting.figures import COLOURS, grid, legend, one_line, save_figure
 from empo.reporting.point_names import name_points
+from empo.reporting.ratings_figure import rated, ratings_figure
 from empo.reporting.run_counts import draw_distributions
 from empo.reporting.survey_figures import draw_survey
 from empo.untrusted import file_name
@@ -37,7 +36,6 @@ SPAN = 0.1
 """Least span of an axis of values, as a share of their mean: else noise fills the panel."""
 
 _DASHES = ("--", ":", "-.")
-_LONG = 24
 
 Series = Mapping[str, Mapping[str, Sequence[float]]]
 """Name of a panel -> system -> the values of its runs."""
@@ -63,6 +61,10 @@ def draw_figures(report: Mapping[str, Any], beside: str | Path) -> dict[str, str
         caption = "Stability over runs: a dot per run, a line at their mean, no bars"
         figures[caption] = name = f"{beside.stem}-stability.svg"
         stability_figure(series, beside.with_name(name))
+    if found := rated(report):
+        caption = "Ratings: a mark per run; hollow where the rater rewarded the system, which is no measure"
+        figures[caption] = name = f"{beside.stem}-ratings.svg"
+        ratings_figure(found, list(report["systems"]), beside.with_name(name))
     if len(report["runs"]) > 1:  # one run has them in its own report
         figures |= draw_distributions(report["systems"], beside)
     for number, (label, survey) in enumerate(report["surveys"].items(), start=1):
@@ -98,19 +100,19 @@ def sweep_figure(sweep: Mapping[str, Any], series: Series, path: str | Path) -> 
     swept = {name for points in lines.values() for _, name in points}
     shown = {label: of for label, of in series.items() if swept & of.keys()}
     others = list(dict.fromkeys(name for of in shown.values() for name in of if name not in swept))
-    figure, panels = _grid(len(shown), 3.5)
+    figure, panels = grid(len(shown), 3.5)
     for axes, (label, of_system) in zip(panels, shown.items(), strict=True):
         for i, name in enumerate(others):
             if name in of_system:
                 mean = statistics.fmean(of_system[name])
-                axes.axhline(mean, **_horizontal(name, i + len(lines)), label=_text(name))
+                axes.axhline(mean, **_horizontal(name, i + len(lines)), label=one_line(name))
         for i, (command, points) in enumerate(lines.items()):
             _line(axes, points, of_system, COLOURS[i % len(COLOURS)], command)
         _setting_axis(axes, [value for points in lines.values() for value, _ in points])
-        axes.set_xlabel(_text(sweep["setting"]))
-        axes.set_ylabel(_text(label))
+        axes.set_xlabel(one_line(sweep["setting"]))
+        axes.set_ylabel(one_line(label))
         axes.set_ylim(wide_enough(axes.get_ylim(), of_system))
-    _legend(figure, panels)
+    legend(figure, panels)
     save_figure(figure, path)
 
 
@@ -133,7 +135,7 @@ def plane_figure(
 ) -> None:
     """Empathy against language understanding: a point per value of the setting, named by it."""
     xs, ys = (series[label] for label in axes_of)
-    figure, (axes,) = _grid(1, 5.5, 4.2)
+    figure, (axes,) = grid(1, 5.5, 4.2)
     swept = {name for points in sweep["lines"].values() for _, name in points}
     marks: list[tuple[float, float, str]] = []
 
@@ -147,13 +149,13 @@ def plane_figure(
         colour = COLOURS[i % len(COLOURS)]
         both = [(value, name) for value, name in points if name in xs and name in ys]
         means = [[statistics.fmean(of[name]) for _, name in both] for of in (xs, ys)]
-        axes.plot(*means, color=colour, alpha=0.4, label=_text(f"{command}, {sweep['setting']}"))
+        axes.plot(*means, color=colour, alpha=0.4, label=one_line(f"{command}, {sweep['setting']}"))
         for value, name in both:
             place(name, colour, f"{value:g}", "o")
     for name in (name for name in xs if name in ys and name not in swept):
-        place(name, "black", _text(name), "s")
-    axes.set_xlabel(_text(axes_of[0]))
-    axes.set_ylabel(_text(axes_of[1]))
+        place(name, "black", one_line(name), "s")
+    axes.set_xlabel(one_line(axes_of[0]))
+    axes.set_ylabel(one_line(axes_of[1]))
     axes.margins(0.15)
     shown = xs.keys() & ys.keys()
     axes.set_xlim(wide_enough(axes.get_xlim(), {name: xs[name] for name in shown}))
@@ -167,7 +169,7 @@ def stability_figure(series: Series, path: str | Path) -> None:
     """One panel per value: systems in columns, a dot per run, a line at their mean."""
     names = list(dict.fromkeys(name for of_system in series.values() for name in of_system))
     names.sort(key=lambda name: name == HUMAN)
-    figure, panels = _grid(len(series), max(3.5, 1.2 + 0.45 * len(names)), 2.6)
+    figure, panels = grid(len(series), max(3.5, 1.2 + 0.45 * len(names)), 2.6)
     steep = len(names) > 4 or max(map(len, names)) > 8
     columns = panels[0].get_gridspec().ncols
     for i, (axes, (label, of_system)) in enumerate(zip(panels, series.items(), strict=True)):
@@ -183,13 +185,13 @@ def stability_figure(series: Series, path: str | Path) -> None:
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_xticks(
             range(len(names)),
-            [_text(name) if lowest else "" for name in names],
+            [one_line(name) if lowest else "" for name in names],
             rotation=40 if steep else 0,
             ha="right" if steep else "center",
             rotation_mode="anchor",
             size=8,
         )
-        axes.set_ylabel(_text(label))
+        axes.set_ylabel(one_line(label))
         axes.set_ylim(wide_enough(axes.get_ylim(), of_system))
     save_figure(figure, path)
 
@@ -218,7 +220,7 @@ def _line(
     for value, values in known:
         axes.scatter([value] * len(values), values, s=12, color=colour, alpha=0.5, zorder=3)
     means = [statistics.fmean(values) for _, values in known]
-    axes.plot([value for value, _ in known], means, color=colour, lw=1.5, label=_text(name))
+    axes.plot([value for value, _ in known], means, color=colour, lw=1.5, label=one_line(name))
     spread = [(value, values) for value, values in known if len(values) > 1]
     if spread:
         axes.errorbar(
@@ -247,37 +249,5 @@ def _horizontal(name: str, i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "ls": _DASHES[i % len(_DASHES)], "lw": 1.2}
 
 
-def _grid(number: int, width: float, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Panels of `width` x `height` inches, as many beside each other as a page is wide."""
-    columns = min(number, max(1, int(11 // width)))
-    rows = math.ceil(number / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    panels = [figure.add_subplot(rows, columns, i + 1) for i in range(number)]
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    return figure, panels
-
-
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, each name once, below them."""
-    found: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    figure.legend(
-        found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
-    )
-
-
 def _known(value: Mapping[str, Any] | None) -> list[float]:
     return [v for v in (value or {"runs": {}})["runs"].values() if v is not None]
-
-
-def _text(name: str) -> str:
-    """A name as a label: one line, not too long, no formula, not hidden by a leading underscore."""
-    name = " ".join(name.split())
-    if len(name) > _LONG:
-        name = f"{name[: _LONG // 2 - 1]}…{name[-_LONG // 2 :]}"
-    name = name.replace("$", r"\$")
-    return f" {name}" if name.startswith("_") else name

@@ -7,7 +7,7 @@ has learnt to like beside empathy, length above all, is in the choice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
@@ -67,20 +67,31 @@ class Judge:
 
     def facts(self) -> dict[str, Any]:
         """What the numbers are, as JSON."""
+        found: dict[str, Any] = {"dimensions": list(self.dimensions), "value": self.value}
+        if self.length is not None:
+            return found | {"length_effect": self.length.facts()}
         low, high = self.scale
-        found = {"dimensions": list(self.dimensions), "value": self.value, "low": low, "high": high}
-        return found if self.length is None else {**found, "length_effect": self.length.facts()}
+        return found | {"low": low, "high": high}
 
-    def at_equal_length(self, exchanges: Sequence[Exchange]) -> Judge:
-        """This judge without what its number owes to length, as measured on human replies.
+    def length_effect(self, exchanges: Sequence[Exchange]) -> LengthEffect | None:
+        """How the number goes with length, on human replies; None where fewer than three have one.
 
-        Raises UserError where too few of them have a score.
+        Raises UserError where the rater gives none of them a number: then it cannot choose.
         """
         some = spread_out(exchanges)
         pairs = [RatingInput(exchange.context, exchange.reply) for exchange in some]
         found, _ = self.judged(pairs, "rating human replies")
-        effect = LengthEffect.fit(list(map(finite, found)), [e.reply for e in some])
-        return replace(self, length=effect)
+        known = np.isfinite(found).sum()
+        if not known:
+            raise UserError(
+                f"the rater gives no score to any of {len(some):,} human replies, so nothing can be "
+                "chosen by it. See its flags with `empo rate`, or take another one."
+            )
+        return (
+            LengthEffect.fit(list(map(finite, found)), [e.reply for e in some])
+            if known > 2
+            else None
+        )
 
     def judged(self, pairs: Sequence[RatingInput], told: str) -> tuple[np.ndarray, np.ndarray]:
         """The number of every pair, shape (n,), and its dimensions in native units, shape (n, D).
@@ -99,7 +110,9 @@ class Judge:
         united = self._united(values)
         if self.length is not None:
             texts = [pair.response for pair in pairs]
-            united = united - self.length.of(texts)
+            # replies that differ in nothing but rounding are ties
+            span = self.scale[1] - self.scale[0]
+            united = np.round((united - self.length.of(texts)) / span, 9) * span
             united[[not text.strip() for text in texts]] = np.nan
         return united, values
 
@@ -141,6 +154,8 @@ class BestOf:
     n: int
     judge: Judge
     selected_by: Sequence[Mapping[str, Any]]
+    length_effect: LengthEffect | None = None
+    """How the score goes with the length of human replies, for the manifest."""
 
     def __post_init__(self) -> None:
         """Raises UserError where there is nothing to choose from."""
@@ -201,34 +216,34 @@ class BestOf:
             ],
         }
 
+    def summary(
+        self, choices: Sequence[Mapping[str, Any]], replies: Sequence[Sequence[str]]
+    ) -> dict[str, Any]:
+        """What choosing did to a file: the mean score of the chosen replies beside that of all, and their
+        mean lengths in characters, and how the score goes with length; `unrated` exchanges kept the first of replies without a score.
 
-def summary(
-    choices: Sequence[Mapping[str, Any]], replies: Sequence[Sequence[str]]
-) -> dict[str, Any]:
-    """What choosing did to a file: the mean score of the chosen replies beside that of all, and their
-    mean lengths in characters; `unrated` exchanges kept the first of replies without a score.
+        Means of scores are over the exchanges that have one, of an exchange's replies first.
+        """
+        rated = [choice for choice in choices if choice["score"] is not None]
+        chosen = [texts[c["place"]] for c, texts in zip(choices, replies, strict=True)]
 
-    Means of scores are over the exchanges that have one, of an exchange's replies first.
-    """
-    rated = [choice for choice in choices if choice["score"] is not None]
-    chosen = [texts[c["place"]] for c, texts in zip(choices, replies, strict=True)]
+        def mean(values: Iterator[float]) -> float | None:
+            found = list(values)
+            return round(fmean(found), 6) if found else None
 
-    def mean(values: Iterator[float]) -> float | None:
-        found = list(values)
-        return round(fmean(found), 6) if found else None
-
-    return {
-        "exchanges": len(choices),
-        "unrated": len(choices) - len(rated),
-        "tied": sum(choice["tied"] > 0 for choice in choices),
-        "first_kept": sum(choice["place"] == 0 for choice in choices),
-        "mean_distinct": mean(choice["distinct"] for choice in choices),
-        "mean_score": {
-            "best": mean(choice["score"] for choice in rated),
-            "all": mean(choice["mean_score"] for choice in rated),
-        },
-        "mean_characters": {
-            "best": mean(len(text) for text in chosen),
-            "all": mean(fmean(map(len, texts)) for texts in replies),
-        },
-    }
+        return {
+            "exchanges": len(choices),
+            "unrated": len(choices) - len(rated),
+            "tied": sum(choice["tied"] > 0 for choice in choices),
+            "first_kept": sum(choice["place"] == 0 for choice in choices),
+            "mean_distinct": mean(choice["distinct"] for choice in choices),
+            "mean_score": {
+                "best": mean(choice["score"] for choice in rated),
+                "all": mean(choice["mean_score"] for choice in rated),
+            },
+            "mean_characters": {
+                "best": mean(len(text) for text in chosen),
+                "all": mean(fmean(map(len, texts)) for texts in replies),
+            },
+            "length_effect": self.length_effect.facts() if self.length_effect else None,
+        }

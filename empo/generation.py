@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.trainer_utils import set_seed
 
-from empo.choosing import BestOf, summary
+from empo.choosing import BestOf
 from empo.dialogues import Exchange
 from empo.partial_replies import explained, keep, read_partial
 from empo.prompts import ChatFormat
@@ -133,6 +133,9 @@ def generate(
     replies = [[made[i, k] for k in range(several)] for i in range(len(exchanges))]
     texts = [[reply["response"] for reply in of_one] for of_one in replies]
     choices = best_of.choose(exchanges, texts) if best_of else None
+    for choice, of_one in zip(choices or (), replies, strict=choices is not None):
+        for kept, reply in zip(choice["replies"], of_one, strict=True):
+            kept["finished"] = reply["finished"]
     rows = [
         _row(exchange, system, len(prompts[i]), replies[i], choices[i] if choices else None)
         for i, exchange in enumerate(exchanges)
@@ -148,7 +151,7 @@ def generate(
         "prompts_shortened": shortened,
         "finished": sum(row["finished"] for row in rows),
         "empty": sum(not row["response"] for row in rows),
-        **({"chosen": summary(choices, texts)} if choices is not None else {}),
+        **({"chosen": best_of.summary(choices, texts)} if best_of and choices else {}),
         "sha256": sha256(output),
         "versions": versions(),
     }

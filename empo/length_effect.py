@@ -12,6 +12,8 @@ from empo.records import UserError
 
 LONG = 0.5
 """A reward that correlates with the length of replies by this much or more is called one of length."""
+ALL_LENGTH = 0.999
+"""From this correlation on, what a straight line of length leaves over is rounding."""
 FITTED_ON = 512
 """Human replies that show how a score goes with length."""
 
@@ -51,7 +53,8 @@ class LengthEffect:
                 "length cannot be measured. Choose another rater."
             )
         lengths, values = np.array(known, dtype=float).T
-        if np.ptp(lengths) == 0 or np.ptp(values) == 0:
+        # equal scores may differ in their last bits, which go with anything
+        if np.ptp(lengths) == 0 or np.ptp(values) <= 1e-9 * np.abs(values).max():
             return cls(0.0, float(lengths.mean()), None, len(known))
         correlation = float(np.corrcoef(lengths, values)[0, 1])
         slope = correlation * float(values.std() / lengths.std())
@@ -60,6 +63,15 @@ class LengthEffect:
     def of(self, replies: Sequence[str]) -> np.ndarray:
         """What the length adds to the reward of each reply, shape (n,); 0 at the mean length."""
         return self.slope * (np.array([len(reply.strip()) for reply in replies]) - self.mean)
+
+    def require_rest(self) -> None:
+        """Raise UserError where length explains all of the score: nothing is left at equal length."""
+        if self.correlation is not None and abs(self.correlation) > ALL_LENGTH:
+            raise UserError(
+                f"length_residual: the score is the length of the reply and nothing else (correlation "
+                f"{self.correlation:.4f} on {self.n} replies); without it nothing is left to go by. "
+                "Choose another rater, or other dimensions."
+            )
 
     def facts(self) -> dict[str, Any]:
         """The effect as JSON."""

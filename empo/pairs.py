@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,7 @@ from empo.choosing import Judge, Value
 from empo.corpora import load_corpus
 from empo.dialogues import Exchange
 from empo.emotions import LABELS, OPPOSITES, load_opposites
+from empo.length_effect import LengthEffect
 from empo.mining.choice import Choose, Rule
 from empo.preferences import Draws, pairs, write_pairs
 from empo.runs import alone, versions
@@ -48,6 +48,9 @@ class PairsSettings:
     )
     rater_value: Value = option(
         "score", help="of a dimension: its score, or the mean of its levels by their probabilities"
+    )
+    length_residual: bool = option(
+        False, help="score at equal length: what the score has beside the length of the reply"
     )
     margin: float | None = option(
         None, help="keep a pair only if score(chosen) - score(rejected) is at least this"
@@ -114,8 +117,8 @@ class PairsSettings:
         if self.rater is None:
             found += [
                 f"--{name.replace('_', '-')}: nothing is rated without --rater DIR."
-                for name in ("rater_dimension", "rater_cache")
-                if getattr(self, name) is not None
+                for name in ("rater_dimension", "length_residual", "rater_cache")
+                if getattr(self, name)
             ]
         if self.on_topic is not None and self.on_topic < self.several:
             found.append(
@@ -179,7 +182,7 @@ def mine(
     from empo.mining.epochs import Mine, fewest_pairs, require_enough
     from empo.pair_files import write_pair_files
 
-    judge, behind = load_judge(settings)
+    judge, behind, effect = judge_of(settings, exchanges)
     candidates: Candidates = Drawn(draws, settings.several)
     mining: dict[str, Any] = {
         "candidates": settings.several,
@@ -207,6 +210,7 @@ def mine(
             "epochs": settings.epochs,
             "pool_sizes": draws.pool_sizes(),
             "selected_by": behind if settings.rule.selects else None,
+            "length_effect": effect.facts() if effect else None,
             "statistics": [epoch.facts for epoch in epochs],
             "versions": versions(),
         },
@@ -220,24 +224,24 @@ def mine(
     return 0
 
 
-def load_judge(settings: PairsSettings) -> tuple[Judge | None, list[dict[str, str]]]:
-    """Who scores, if anybody does, and the raters behind it."""
+def judge_of(
+    settings: PairsSettings, exchanges: Sequence[Exchange]
+) -> tuple[Judge | None, list[dict[str, str]], LengthEffect | None]:
+    """Who scores, if anybody does, the raters behind it, and how the score goes with length."""
     if settings.rater is None:
-        return None, []
-    from empo.raters.combined import CachedRater
-    from empo.raters.identity import identities
-    from empo.raters.loading import load_raters
-    from empo.raters.rating_store import default_store
+        return None, [], None
+    from empo.judging import load_judge
 
-    rater = CachedRater(
-        load_raters(settings.rater, settings.device), settings.rater_cache or default_store()
+    return load_judge(
+        settings.rater,
+        settings.rater_dimension,
+        settings.rater_value,
+        exchanges,
+        length_residual=settings.length_residual,
+        cache=settings.rater_cache,
+        device=settings.device,
+        batch_size=settings.batch_size,
     )
-    for warning in rater.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    judge = Judge(
-        rater, tuple(settings.rater_dimension or ()), settings.rater_value, settings.batch_size
-    )
-    return judge, identities(settings.rater)
 
 
 def embedded(settings: PairsSettings, exchanges: Sequence[Exchange]) -> tuple[Any, dict[str, Any]]:

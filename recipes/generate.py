@@ -15,14 +15,13 @@ samples 8 replies per context and keeps the one that the rater likes best (docs/
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from empo.alignment.launching import quiet_dependencies
-from empo.choosing import BestOf, Judge, Value
+from empo.choosing import BestOf, Value
 from empo.dialogues import Exchange
 from empo.process import run
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
@@ -210,20 +209,18 @@ def chooser(settings: GenerateSettings, exchanges: Sequence[Exchange]) -> BestOf
     """Who chooses among several replies, if anybody does; at equal length, as on human replies."""
     if settings.best_of is None or settings.rater is None:
         return None
-    from empo.raters.combined import CachedRater
-    from empo.raters.identity import identities
-    from empo.raters.loading import load_raters
-    from empo.raters.rating_store import default_store
+    from empo.judging import load_judge
 
-    rater = CachedRater(
-        load_raters(settings.rater, settings.device), settings.rater_cache or default_store()
+    judge, raters, effect = load_judge(
+        settings.rater,
+        settings.rater_dimension,
+        settings.rater_value,
+        exchanges,
+        length_residual=settings.length_residual,
+        cache=settings.rater_cache,
+        device=settings.device,
     )
-    for warning in rater.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    judge = Judge(rater, tuple(settings.rater_dimension or ()), settings.rater_value)
-    if settings.length_residual:
-        judge = judge.at_equal_length(exchanges)
-    return BestOf(settings.best_of, judge, identities(settings.rater))
+    return BestOf(settings.best_of, judge, raters, effect)
 
 
 def told(chosen: dict[str, Any], n: int) -> str:

@@ -134,6 +134,7 @@ def rater_reward(
         if os.environ.get("RANK", "0") == "0":
             print(f"warning: {warning}")
     if settings.length_residual:
+        effect.require_rest()
         reward.length = effect
     of_all = {"length_effect": effect.facts(), **reward.facts()}
     return reward, [{**entry, **of_all} for entry in identities(settings.rater)]

@@ -57,6 +57,7 @@ FLOORS = {
         "agree",
         "intents",
         "pairs",
+        "judging",
         "measure",
         "suites",
         "selection",

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empo import choosing
-from empo.choosing import BestOf, Judge, ranked, summary
+from empo.choosing import BestOf, Judge, ranked
 from empo.dialogues import Exchange, Turn
+from empo.length_effect import LengthEffect
 from empo.rating import Dimension, RatingInput, Ratings
 from empo.records import UserError
 
@@ -135,7 +136,7 @@ def test_the_best_of_three_and_what_was_chosen_from() -> None:
         **{"place": 0, "n": 3, "distinct": 2, "scored": 0, "tied": 0},
         **{"score": None, "mean_score": None, "lowest_score": None, "scores": {"worth": None}},
     }
-    assert summary(choices, [["a", "bb", "ccc"], ["?", "a", "a"], ["?", "!", "?"]]) == {
+    assert best_of.summary(choices, [["a", "bb", "ccc"], ["?", "a", "a"], ["?", "!", "?"]]) == {
         "exchanges": 3,
         "unrated": 1,
         "tied": 1,
@@ -143,6 +144,7 @@ def test_the_best_of_three_and_what_was_chosen_from() -> None:
         "mean_distinct": 2.333333,
         "mean_score": {"best": 25.0, "all": 20.0},  # (40 + 10) / 2, (30 + 10) / 2
         "mean_characters": {"best": 1.333333, "all": 1.333333},  # (2 + 1 + 1) / 3
+        "length_effect": None,
     }
 
 
@@ -150,15 +152,30 @@ def test_at_equal_length_a_choice_is_by_what_length_does_not_explain() -> None:
     # human replies of 1, 2 and 3 characters are worth 10, 20 and 30: 10 a character, 20 at the mean
     human = [replace(exchange(name), reply=name) for name in ("a", "aa", "aaa")]
     rater = by_table(a=10.0, aa=20.0, aaa=30.0, bb=25.0, cccc=42.0)
-    judge = Judge(rater).at_equal_length(human)
+    effect = Judge(rater).length_effect(human)
+    judge = Judge(rater, length=effect)
     assert judge.facts()["length_effect"]["slope"] == pytest.approx(10.0)
+    assert "low" not in judge.facts()  # what is left has other ends
     found, values = judge.judged(inputs("a", "bb", "cccc", " ", "?"), "t")
     np.testing.assert_allclose(found, [20.0, 25.0, 22.0, np.nan, np.nan])
     np.testing.assert_array_equal(values[:3, 0], [10.0, 25.0, 42.0])
     (choice,) = BestOf(3, judge, []).choose([exchange("x")], [["cccc", "bb", "a"]])
     assert choice["place"] == 1 and choice["scores"] == {"worth": 25.0}
-    with pytest.raises(UserError, match="1 of 2 replies have one"):
-        Judge(rater).at_equal_length([human[0], exchange("y")])
+    assert Judge(rater).length_effect([human[0], exchange("y")]) is None
+    with pytest.raises(UserError, match="gives no score to any of 1 human replies"):
+        Judge(rater).length_effect([exchange("y")])
+    with pytest.raises(UserError, match=r"nothing else \(correlation 1.0000 on 3 replies\)"):
+        effect.require_rest()
+
+
+def test_what_is_left_beside_the_length_is_no_rounding() -> None:
+    rater = FunctionRater(lambda pair: [len(pair.response) / 60], interval("worth"))
+    human = [replace(exchange(str(n)), reply="x" * n) for n in range(3, 90, 7)]
+    judge = Judge(rater, length=Judge(rater).length_effect(human))
+    found, _ = judge.judged(inputs(*("y" * n for n in range(1, 120))), "t")
+    assert len(set(found)) == 1
+    level = LengthEffect.fit([0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2], ["a", "aa", "aaa", "aaaa"])
+    assert (level.slope, level.correlation) == (0.0, None)
 
 
 def test_the_rater_reads_the_context_of_each_reply() -> None:

@@ -18,6 +18,7 @@ from empo.records import UserError, read_rows
 class _Reply(TypedDict):
     response: str
     score: float | None
+    finished: bool
 
 
 class _BestOf(TypedDict):
@@ -51,7 +52,8 @@ class SampledPairs:
 
     The chosen reply of an exchange is its best one. In epoch e the rejected are the K from place eK
     on of those below it, from the worst on, beginning again at their end. A reply counts once, also
-    where it was sampled twice; one below the best by less than `margin` is in no pair.
+    where it was sampled twice; one below the best by less than `margin` is in no pair. Nor is a blank
+    one, or one that was cut off: a training would put an end behind it that the policy never wrote.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class SampledPairs:
         """
         self.margin, self.several = margin, several
         self.dropped: Counter[str] = Counter()
-        self.exchanges = 0
+        self.exchanges = self.unfinished = 0
         self.ranked: list[Ranked] = []
         remedy = "Sample the replies with `recipes/generate.py --best-of N --rater DIR`."
         for _, row in read_rows(responses, _ROW, remedy):
@@ -75,20 +77,25 @@ class SampledPairs:
 
     def _ranked(self, row: dict[str, Any]) -> Ranked | str:
         """The ranking of a row's replies, or why it has no pair."""
+        scored = [
+            (place, reply["response"], reply["score"], reply["finished"])
+            for place, reply in enumerate(row["best_of"]["replies"])
+            if reply["score"] is not None and reply["response"].strip()
+        ]
         texts: dict[str, tuple[int, str, float]] = {}
-        for place, reply in enumerate(row["best_of"]["replies"]):
-            if reply["score"] is not None:
-                texts.setdefault(reply["response"], (place, reply["response"], reply["score"]))
-        if not texts:
-            return "unscored"
+        for place, text, score, finished in scored:
+            self.unfinished += not finished
+            if finished:
+                texts.setdefault(text, (place, text, score))
+        if len(texts) < 2:
+            return "unscored" if not scored else "one_text" if texts else "unfinished"
         order = sorted(texts.values(), key=lambda reply: reply[2])  # stable: ties as sampled
         best = max(texts.values(), key=lambda reply: reply[2])
         least = 0.0 if self.margin is None else self.margin
-        below = [r for r in order if r[2] < best[2] and best[2] - r[2] >= least]
-        if len(texts) < 2:
-            return "one_text"
+        lower = [reply for reply in order if reply[2] < best[2]]
+        below = [reply for reply in lower if best[2] - reply[2] >= least]
         if len(below) < self.several:
-            return "margin" if below or order[0][2] < best[2] else "tied"
+            return "tied" if not lower else "too_few" if len(lower) < self.several else "margin"
         return Ranked(row, best, below)
 
     def rows(self, epoch: int) -> Iterator[dict[str, Any]]:
@@ -116,6 +123,7 @@ class SampledPairs:
             "exchanges": self.exchanges,
             "kept": len(self.ranked),
             "dropped": dict(sorted(self.dropped.items())),
+            "unfinished_replies": self.unfinished,
             "mean_margin": _mean(r.best[2] - w[2] for r, w in zip(self.ranked, worst, strict=True)),
             "mean_chosen_characters": _mean(len(ranked.best[1]) for ranked in self.ranked),
             "mean_rejected_characters": _mean(len(text) for _, text, _ in worst),

@@ -1,13 +1,16 @@
-"""Groups of a corpus that another rater has not seen, so that two raters learn from different people."""
+"""Groups of a corpus that another rater has not seen: other posts, dialogues or stories."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from empo.corpora.labelled import Example
+from empo.corpora.labelled import Example, LabelledCorpus
+from empo.raters.settings import RaterSettings
+from empo.rating import Dimension
 from empo.records import UserError
 from empo.runs import read_run
 
@@ -21,36 +24,61 @@ def cut_groups(examples: Sequence[Example], limit: int | None, seed: int) -> lis
     return [example for example in examples if example.group in kept]
 
 
-def unseen_by(
-    folder: str | Path, examples: Sequence[Example], files: Sequence[Mapping[str, Any]]
-) -> list[Example]:
+def chosen_dimensions(corpus: LabelledCorpus, names: Sequence[str] | None) -> list[Dimension]:
+    """The dimensions asked for, or all that the corpus does not derive from others.
+
+    Raises UserError for an unknown name.
+    """
+    known = {dimension.name: dimension for dimension in corpus.dimensions}
+    if names is None:
+        return [d for d in corpus.dimensions if d.name not in corpus.derived]
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"dimensions: {', '.join(unknown)} is unknown; {corpus.source} has: {', '.join(known)}."
+        )
+    return [known[name] for name in names]
+
+
+_READ = ("schema", "incomplete", "text", "articles", "definitions")
+"""Settings that move which groups a corpus has."""
+
+
+def unseen_by(folder: str | Path, corpus: LabelledCorpus, settings: RaterSettings) -> list[Example]:
     """The examples of groups that the rater in a folder was neither trained nor measured on.
 
-    `examples` are those of the corpus files, a list of {file, sha256}, in their order: what the other
-    rater used is drawn from them again. Raises UserError where the folder is no finished run of a
-    rater, learnt from other files or from other dimensions, or left no group.
+    What the other rater used is drawn from the corpus again, as its settings say. Raises UserError
+    where the folder is no finished run of a rater, learnt from other files or read them otherwise
+    than `settings` do, or left no group.
     """
     run = read_run(folder)
     if run is None or run["command"] != "rater":
         raise UserError(f"apart_from: {folder} is no run of recipes/rater.py; name its output_dir.")
-    theirs = run.get("identity", {}).get("data") or [[]]
-    if [file["sha256"] for file in theirs[0]] != [file["sha256"] for file in files]:
+    theirs = run["settings"]
+    data = run.get("identity", {}).get("data") or [[]]
+    other = [name for name in _READ if theirs.get(name, _default(name)) != getattr(settings, name)]
+    if [f["sha256"] for f in data[0]] != [f["sha256"] for f in corpus.facts()["files"]]:
+        other.insert(0, "the files of its data")
+    if other:
         raise UserError(
-            f"apart_from: {folder} learnt from other files, so which of these groups it has seen is "
-            "not known. Leave apart_from out, or train both on the same data."
+            f"apart_from: {folder} learnt from another reading of the data (it differs in "
+            f"{', '.join(other)}), so which of these groups it has seen is not known. Train both on "
+            "the same data, read alike, or leave apart_from out."
         )
-    settings = run["settings"]
-    rest = list(examples)
-    if before := settings.get("apart_from"):
-        rest = unseen_by(before, rest, files)
-    if (names := settings.get("dimensions")) is not None:
-        rest = [example for example in rest if set(names) & example.labels.keys()]
-    used = cut_groups(rest, settings.get("limit"), settings.get("split_seed", 0))
+    rest = list(corpus.examples)
+    if before := theirs.get("apart_from"):
+        rest = unseen_by(before, corpus, settings)
+    names = {dimension.name for dimension in chosen_dimensions(corpus, theirs.get("dimensions"))}
+    rest = [example for example in rest if names & example.labels.keys()]
+    used = cut_groups(rest, theirs.get("limit"), theirs.get("split_seed", _default("split_seed")))
     seen = {example.group for example in used}
-    left = [example for example in examples if example.group not in seen]
+    left = [example for example in corpus.examples if example.group not in seen]
     if not left:
         raise UserError(
             f"apart_from: {folder} has seen all {len(seen):,} groups. Train it with `limit`, so that "
             "some are left."
         )
     return left
+
+
+def _default(name: str) -> Any:
+    return next(field.default for field in fields(RaterSettings) if field.name == name)

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from empo.corpora.labelled import LabelledCorpus
 from empo.process import Stopped
-from empo.raters.apart import cut_groups, unseen_by
+from empo.raters.apart import chosen_dimensions, cut_groups, unseen_by
 from empo.raters.baselines import BASELINES
 from empo.raters.folder import RaterConfig
 from empo.raters.held_out import best_unit, measure
@@ -60,7 +60,7 @@ def suited(corpus: LabelledCorpus, settings: RaterSettings) -> LabelledCorpus:
     names = {dimension.name for dimension in dimensions}
     examples = corpus.examples
     if settings.apart_from is not None:
-        examples = unseen_by(settings.apart_from, examples, corpus.facts()["files"])
+        examples = unseen_by(settings.apart_from, corpus, settings)
     examples = [e for e in examples if names & e.labels.keys()]
     examples = cut_groups(examples, settings.limit, settings.split_seed)
     numbers = settings.loss not in KEEP_LEVELS
@@ -188,21 +188,6 @@ def _golden(ratings: Ratings) -> list[dict[str, Any]]:
         }
         for i, pair in enumerate(GOLDEN)
     ]
-
-
-def chosen_dimensions(corpus: LabelledCorpus, names: Sequence[str] | None) -> list[Dimension]:
-    """The dimensions asked for, or all that the corpus does not derive from others.
-
-    Raises UserError for an unknown name.
-    """
-    known = {dimension.name: dimension for dimension in corpus.dimensions}
-    if names is None:
-        return [d for d in corpus.dimensions if d.name not in corpus.derived]
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(
-            f"dimensions: {', '.join(unknown)} is unknown; {corpus.source} has: {', '.join(known)}."
-        )
-    return [known[name] for name in names]
 
 
 @with_config(extra="allow")

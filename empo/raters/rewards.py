@@ -72,8 +72,9 @@ class RaterReward:
             for context, reply in zip(contexts, replies, strict=True)
         ]
         found = self.of(pairs)
-        self.asked += len(found)
-        self.scored += sum(reward is not None for reward in found)
+        texts = [bool(reply.strip()) for reply in replies]  # a blank one gets its reward unread
+        self.asked += sum(texts)
+        self.scored += sum(r is not None and text for r, text in zip(found, texts, strict=True))
         if not self.scored and self.asked >= _SILENT:
             raise UserError(
                 f"reward {self.__name__}: the rater scored none of the first {self.asked:,} replies, "

@@ -194,8 +194,8 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend for all panels, each name once, below them."""
     found: dict[str, Any] = {}
     for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
     figure.legend(
         found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
     )

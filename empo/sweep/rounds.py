@@ -73,12 +73,20 @@ class RoundsSettings:
                 found.append(
                     f"{name}: {getattr(self, name)} is too few; at least {least} is needed."
                 )
-        if self.limit is not None and self.limit < 1:
-            found.append(f"limit: {self.limit} leaves no exchange.")
+        for name in ("limit", "min_pairs"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                found.append(f"{name}: {value} is below 1.")
         if self.margin is not None and self.margin < 0:
             found.append(f"margin: {self.margin} is negative: the best would be the worst.")
         if not Path(self.dpo_config).is_file():
-            found.append(f"dpo_config: {self.dpo_config}: no such file.")
+            return [*found, f"dpo_config: {self.dpo_config}: no such file."]
+        most = self.training.get("limit")
+        if most is not None and (self.limit is None or self.limit > most):
+            found.append(
+                f"limit: DPO reads the first {most} dialogues (limit of {self.dpo_config} or of "
+                f"overrides), so samples of {self.limit or 'all'} exchanges cannot all be trained on. "
+                f"Set limit to {most} at most, or the limit of DPO higher."
+            )
         if Path(self.dialogues).is_file():
             found.append(
                 f"dialogues: {self.dialogues} is a single file; a folder with train and valid is needed."
@@ -225,15 +233,18 @@ def told(facts: Mapping[str, Any]) -> str:
 
 
 def progress(settings: RoundsSettings) -> str:
-    """A table of the rounds: what the replies are worth of the policy that each of them starts from."""
-    rows = [("round", "pairs", "score of all", "of the best", "characters of all", "of the best")]
+    """A table of the policies that were sampled: what their replies were worth, and how long they were.
+
+    The last one is sampled by nobody; its replies are for another rater to measure.
+    """
+    rows = [("policy", "pairs", "score of all", "of the best", "characters of all", "of the best")]
     for number in range(1, settings.rounds + 1):
         folder = Path(settings.output_dir) / f"round-{number}"
         chosen = read_object(folder / "samples.jsonl.manifest.json")["chosen"]
         kept = read_object(folder / "pairs" / "manifest.json")["statistics"]["kept"]
         score, length = chosen["mean_score"], chosen["mean_characters"]
         rows.append(
-            (str(number), f"{kept:,}", f"{score['all']:.3f}", f"{score['best']:.3f}",
+            (f"round {number - 1}" if number > 1 else "start", f"{kept:,}", f"{score['all']:.3f}", f"{score['best']:.3f}",
              f"{length['all']:.1f}", f"{length['best']:.1f}")
         )  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

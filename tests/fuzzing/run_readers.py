@@ -103,7 +103,7 @@ MINED = PAIRS | {
 SAMPLED = [
     {
         "id": f"s{i}", "emotion": "sad", "context": [{"role": "user", "content": "It is gone."}],
-        "best_of": {"replies": [{"response": "Oh no.", "score": 2.0}, {"response": "Ok.", "score": float(i)}]},
+        "best_of": {"replies": [{"response": "Oh no.", "score": 2.0, "finished": True}, {"response": "Ok.", "score": float(i), "finished": True}]},
     }
     for i in range(3)
 ]  # fmt: skip

@@ -16,8 +16,8 @@ from empo.records import UserError, write_jsonl
 CONTEXT = [{"role": "user", "content": "My cat died."}]
 
 
-def row(name: str, *replies: tuple[str, float | None]) -> dict[str, Any]:
-    of = [{"response": text, "score": score} for text, score in replies]
+def row(name: str, *replies: tuple[str, float | None], cut: str = "") -> dict[str, Any]:
+    of = [{"response": text, "score": s, "finished": text != cut} for text, s in replies]
     return {"id": name, "emotion": "sad", "context": CONTEXT, "best_of": {"replies": of}}
 
 
@@ -59,20 +59,25 @@ def test_every_exchange_without_a_pair_is_counted_under_its_reason(tmp_path: Pat
         row("c", ("x", 1.0), ("x", 1.0), ("z", None)),
         row("d", ("x", 1.0), ("y", 1.0)),
         row("e", ("x", 1.0), ("y", 3.9)),
+        row("f", ("x", 1.0), (" ", 9.0), ("cut", 9.0), cut="cut"),
+        row("g", ("cut", 9.0), cut="cut"),
         margin=3.0,
     )
     facts = pairs.facts()
-    assert facts["dropped"] == {"margin": 1, "one_text": 1, "tied": 1, "unscored": 1}
-    assert (facts["exchanges"], facts["kept"], facts["mean_margin"]) == (5, 1, 4.0)
+    dropped = {"margin": 1, "one_text": 2, "tied": 1, "unfinished": 1, "unscored": 1}
+    assert facts["dropped"] == dropped and facts["unfinished_replies"] == 2
+    assert (facts["exchanges"], facts["kept"], facts["mean_margin"]) == (7, 1, 4.0)
     assert (facts["mean_chosen_characters"], facts["mean_rejected_characters"]) == (4.0, 5.0)
     pairs.require(1)
     with pytest.raises(UserError) as error:
         pairs.require(2)
     assert str(error.value) == (
-        "1 of 5 exchanges have a pair of sampled replies, and min_pairs is 2. Left out by reason: "
-        "margin 1, one_text 1, tied 1, unscored 1. Sample more replies, lower margin or min_pairs, or "
-        "raise the temperature."
+        "1 of 7 exchanges have a pair of sampled replies, and min_pairs is 2. Left out by reason: "
+        "margin 1, one_text 2, tied 1, unfinished 1, unscored 1. Sample more replies, lower margin or "
+        "min_pairs, or raise the temperature."
     )
+    few = sampled(tmp_path, row("a", ("x", 1.0), ("y", 2.0)), several=2)
+    assert few.facts()["dropped"] == {"too_few": 1}
 
 
 def test_replies_that_were_not_chosen_from_are_refused(tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ def test_rounds_that_were_stopped_end_with_the_same_weights(
         ({"rounds": 0}, "rounds: 0 is too few; at least 1 is needed."),
         ({"margin": -1.0}, "margin: -1.0 is negative: the best would be the worst."),
         ({"margin": 99.0}, "0 of 10 exchanges have a pair of sampled replies, and min_pairs is 3."),
+        ({"min_pairs": 0}, "min_pairs: 0 is below 1."),
+        (
+            {"overrides": {**OURS, "limit": 9}},
+            "limit: DPO reads the first 9 dialogues (limit of",
+        ),
         ({"rater_dimension": ["cold"]}, "the rater has no dimension 'cold'"),
         ({"rater": ["nowhere"]}, "rater: nowhere: no such folder."),
         ({"dpo_config": "no.yaml"}, "dpo_config: no.yaml: no such file."),

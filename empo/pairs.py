@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from empo.choosing import Judge, Value
+from empo.choosing import Judge
 from empo.corpora import load_corpus
 from empo.dialogues import Exchange
 from empo.emotions import LABELS, OPPOSITES, load_opposites
+from empo.judging import JudgeSettings, load_judge
 from empo.length_effect import LengthEffect
 from empo.mining.choice import Choose, Rule
 from empo.preferences import Draws, pairs, write_pairs
@@ -19,8 +20,8 @@ from empo.runs import alone, versions
 from empo.settings import option, parse
 
 
-@dataclass
-class PairsSettings:
+@dataclass(kw_only=True)
+class PairsSettings(JudgeSettings):
     """Settings of `empo pairs`."""
 
     dialogues: str = option(help="corpus: file, folder with one file per split, or hub:owner/name")
@@ -42,16 +43,6 @@ class PairsSettings:
     choose: Choose = option(
         "random", help="by --rater: hardest takes the highest-scored candidate, easiest the lowest"
     )
-    rater: list[str] | None = option(None, help="rater folders that score replies to the context")
-    rater_dimension: list[str] | None = option(
-        None, help="dimensions of the score (default: the mean of all, each scaled by its range)"
-    )
-    rater_value: Value = option(
-        "score", help="of a dimension: its score, or the mean of its levels by their probabilities"
-    )
-    length_residual: bool = option(
-        False, help="score at equal length: what the score has beside the length of the reply"
-    )
     margin: float | None = option(
         None, help="keep a pair only if score(chosen) - score(rejected) is at least this"
     )
@@ -63,9 +54,6 @@ class PairsSettings:
     )
     encoder: str = option(
         "minilm", help="encoder of the contexts: minilm (packaged), folder, hub id"
-    )
-    rater_cache: str | None = option(
-        None, help="SQLite file with earlier ratings (default: in the user's cache folder)"
     )
     embedding_cache: str | None = option(
         None, help="SQLite file with earlier embeddings (default: in the user's cache folder)"
@@ -115,11 +103,7 @@ class PairsSettings:
         if self.margin is None and self.min_pairs is not None:
             found.append("--min-pairs: it is for --margin, which is not given.")
         if self.rater is None:
-            found += [
-                f"--{name.replace('_', '-')}: nothing is rated without --rater DIR."
-                for name in ("rater_dimension", "length_residual", "rater_cache")
-                if getattr(self, name)
-            ]
+            found += self.needless("--rater DIR")
         if self.on_topic is not None and self.on_topic < self.several:
             found.append(
                 f"--on-topic: {self.several} candidates cannot be drawn from the {self.on_topic} "
@@ -230,18 +214,7 @@ def judge_of(
     """Who scores, if anybody does, the raters behind it, and how the score goes with length."""
     if settings.rater is None:
         return None, [], None
-    from empo.judging import load_judge
-
-    return load_judge(
-        settings.rater,
-        settings.rater_dimension,
-        settings.rater_value,
-        exchanges,
-        length_residual=settings.length_residual,
-        cache=settings.rater_cache,
-        device=settings.device,
-        batch_size=settings.batch_size,
-    )
+    return load_judge(settings, settings.rater, exchanges, settings.device, settings.batch_size)
 
 
 def embedded(settings: PairsSettings, exchanges: Sequence[Exchange]) -> tuple[Any, dict[str, Any]]:

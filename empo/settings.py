@@ -148,7 +148,7 @@ def _parser(classes: Sequence[type], prog: str, description: str) -> argparse.Ar
     foreign = []
     for cls in classes:
         hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
+        for field in sorted(dataclasses.fields(cls), key=_optional):  # what has to be given first
             if not field.init:
                 continue
             documented = "help" in field.metadata and cls.__module__.split(".")[0] not in (
@@ -173,6 +173,10 @@ def _parser(classes: Sequence[type], prog: str, description: str) -> argparse.Ar
             "(learning_rate, num_train_epochs, per_device_train_batch_size, report_to, ...)."
         )
     return parser
+
+
+def _optional(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not field.default_factory  # both are MISSING where it is required
 
 
 def _help(field: dataclasses.Field[Any]) -> str:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from empo.alignment.launching import quiet_dependencies
-from empo.choosing import BestOf, Value
+from empo.choosing import BestOf
 from empo.dialogues import Exchange
+from empo.judging import JudgeSettings, load_judge
 from empo.process import run
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
 from empo.records import file_facts
@@ -35,7 +36,7 @@ _PATHS |= {"select_rater", "select_lexicons", "deepspeed", "pairs"}
 
 
 @dataclass(kw_only=True)
-class GenerateSettings:
+class GenerateSettings(JudgeSettings):
     """Settings of recipes/generate.py."""
 
     model: str = option(help="hub id, model folder or run folder (its adapter chain is applied)")
@@ -73,21 +74,6 @@ class GenerateSettings:
     best_of: int | None = option(
         None, help="sample so many replies per context and keep the one that --rater likes best"
     )
-    rater: list[str] | None = option(
-        None, help="rater folders for --best-of; not the ones that will measure the replies"
-    )
-    rater_dimension: list[str] | None = option(
-        None, help="dimensions to choose by (default: the mean of all, each scaled by its range)"
-    )
-    rater_value: Value = option(
-        "score", help="of a dimension: its score, or the mean of its levels by their probabilities"
-    )
-    length_residual: bool = option(
-        False, help="choose at equal length: by what the score has beside the length of the reply"
-    )
-    rater_cache: str | None = option(
-        None, help="SQLite file with earlier ratings (default: in the user's cache folder)"
-    )
 
     @property
     def decoding_temperature(self) -> float:
@@ -106,11 +92,9 @@ class GenerateSettings:
         if self.decoding_temperature < 0:
             found.append(f"--temperature: {self.temperature} is below 0.")
         if self.best_of is None:
-            found += [
-                f"--{name.replace('_', '-')}: nothing is chosen without --best-of N."
-                for name in ("rater", "rater_dimension", "length_residual", "rater_cache")
-                if getattr(self, name)
-            ]
+            found += self.needless("--best-of N")
+            if self.rater is not None:
+                found.append("--rater: nothing is chosen without --best-of N.")
         else:
             if self.best_of < 2:
                 found.append(f"--best-of: of {self.best_of} nothing can be chosen; give 2 or more.")
@@ -209,17 +193,7 @@ def chooser(settings: GenerateSettings, exchanges: Sequence[Exchange]) -> BestOf
     """Who chooses among several replies, if anybody does; at equal length, as on human replies."""
     if settings.best_of is None or settings.rater is None:
         return None
-    from empo.judging import load_judge
-
-    judge, raters, effect = load_judge(
-        settings.rater,
-        settings.rater_dimension,
-        settings.rater_value,
-        exchanges,
-        length_residual=settings.length_residual,
-        cache=settings.rater_cache,
-        device=settings.device,
-    )
+    judge, raters, effect = load_judge(settings, settings.rater, exchanges, settings.device)
     return BestOf(settings.best_of, judge, raters, effect)
 
 

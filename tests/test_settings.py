@@ -294,7 +294,12 @@ def test_a_field_of_trl_that_cannot_work_is_a_users_error() -> None:
 RECIPES = sorted(
     p.relative_to(ROOT).as_posix()
     for p in (ROOT / "recipes").rglob("*.yaml")
-    if p.stem != "sweep"  # no recipe, but a grid of their runs: tests/recipes/test_sweep.py
+    if p.stem
+    not in (
+        "sweep",
+        "ablation",
+        "rounds",
+    )  # no recipe, but runs of them: tests/recipes/test_sweep.py
 )
 CONFIGS = sorted(
     p.relative_to(ROOT).as_posix() for p in (ROOT / "accelerate_configs").glob("*.yaml")

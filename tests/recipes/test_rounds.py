@@ -37,13 +37,13 @@ def written(folder: Path, shelf: Shelf, reward: Path, **changed: Any) -> list[st
         "model": str(shelf.sft),
         "rater": [str(reward)],
         "samples": 4,
-        "limit": 10,
+        "limit": 12,
         "rounds": 2,
         "min_pairs": 3,
         "length_residual": True,
         "dpo_config": str(TINY / "dpo.yaml"),
         "overrides": OURS,
-        "generate": {"max_new_tokens": 8, "device": "cpu"},
+        "generate": {"max_new_tokens": 40, "device": "cpu"},
         **changed,
     }
     path = folder / "rounds.yaml"
@@ -63,15 +63,17 @@ def test_every_round_trains_on_its_own_samples(done: Path, rater: Path) -> None:
     for number in (1, 2):
         folder = done / f"round-{number}"
         rows = [row for _, row in read_jsonl(folder / "samples.jsonl")]
-        assert len(rows) == 10 and all(len(row["best_of"]["replies"]) == 4 for row in rows)
+        assert len(rows) == 12 and all(len(row["best_of"]["replies"]) == 4 for row in rows)
         facts = read_json(folder / "model" / "run.json")
         assert facts["pairs"]["sampled"]["best_of"]["n"] == 4
-        assert facts["pairs"]["sampled"]["best_of"]["length_effect"]["n"] == 10
+        assert facts["pairs"]["sampled"]["best_of"]["length_effect"]["n"] == 12
         assert facts["reward"] == identities([rater])  # named once, also where rounds follow
         for epoch in range(2):
             for _, pair in read_jsonl(folder / "pairs" / f"epoch-{epoch}.jsonl"):
                 (row,) = [row for row in rows if row["id"] == pair["id"]]
-                assert pair["chosen"][0]["content"] == row["response"]
+                ended = [r for r in row["best_of"]["replies"] if r["finished"] and r["response"]]
+                best = max(ended, key=lambda reply: reply["score"])
+                assert pair["chosen"][0]["content"] == best["response"]
                 assert pair["score_chosen"] > pair["score_rejected"]
         digests.add(sha256(folder / "samples.jsonl"))
     assert len(digests) == 2
@@ -114,7 +116,7 @@ def test_rounds_that_were_stopped_end_with_the_same_weights(
         ({"samples": 1}, "samples: 1 is too few; at least 2 is needed."),
         ({"rounds": 0}, "rounds: 0 is too few; at least 1 is needed."),
         ({"margin": -1.0}, "margin: -1.0 is negative: the best would be the worst."),
-        ({"margin": 99.0}, "0 of 10 exchanges have a pair of sampled replies, and min_pairs is 3."),
+        ({"margin": 99.0}, "0 of 12 exchanges have a pair of sampled replies, and min_pairs is 3."),
         ({"min_pairs": 0}, "min_pairs: 0 is below 1."),
         (
             {"overrides": {**OURS, "limit": 9}},

@@ -35,7 +35,7 @@ def rounds_config(folder: Path) -> Path:
         **{"output_dir": "-", "dialogues": "-", "model": "-", "rater": ["-"]},
         **{"samples": 4, "limit": 8, "rounds": 1, "min_pairs": 2},
         **{"dpo_config": str(TINY / "dpo.yaml"), "overrides": OURS},
-        "generate": {"max_new_tokens": 6, "device": "cpu"},
+        "generate": {"max_new_tokens": 40, "device": "cpu"},
     }
     path.write_text(yaml.safe_dump(settings))
     return path

@@ -63,10 +63,10 @@ def write_pair_files(
     unfinished.unlink()
 
 
-def read_pair_files(folder: str | Path) -> tuple[dict[str, Any], list[list[Pair]]]:
-    """The manifest of a folder of pairs, and the pairs of every epoch in the order of their file.
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a folder of pairs; its `files` have the digests of the pairs.
 
-    Raises UserError where the folder is none, not whole, or not what its manifest says.
+    Raises UserError where the folder is none, or not whole.
     """
     path = Path(folder) / "manifest.json"
     if (Path(folder) / UNFINISHED).is_file() or not path.is_file():
@@ -77,6 +77,15 @@ def read_pair_files(folder: str | Path) -> tuple[dict[str, Any], list[list[Pair]
     manifest = read_object(path)
     if manifest.get("schema") != PAIRS_SCHEMA:
         raise UserError(f"{path}: this is the manifest of another command, not of `empo pairs`.")
+    return manifest
+
+
+def read_pair_files(folder: str | Path) -> tuple[dict[str, Any], list[list[Pair]]]:
+    """The manifest of a folder of pairs, and the pairs of every epoch in the order of their file.
+
+    Raises UserError as `read_manifest`, and where a file is not what the manifest says.
+    """
+    manifest, path = read_manifest(folder), Path(folder) / "manifest.json"
     names = _files_of(manifest, path)
     behind = manifest.get("selected_by")
     if behind is not None and not (isinstance(behind, list) and all(map(_is_rater, behind))):

@@ -36,11 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from empo.alignment.dpo import check_batches
     from empo.alignment.training import read_splits, start_run
+    from empo.pair_files import read_manifest
 
     check_batches(settings, args)
     table = load_opposites(settings.opposites) if settings.opposites else dict(OPPOSITES)
     corpora = read_splits(settings, None if settings.opposites else LABELS)
-    with start_run(args, "dpo", settings, given, launch, corpora) as job:
+    pairs = {"pairs": read_manifest(settings.pairs).get("files")} if settings.pairs else {}
+    with start_run(args, "dpo", settings, given, launch, corpora, pairs) as job:
         if not job.complete:
             _train(settings, args, job, table, *corpora)
     return 0
@@ -107,7 +109,8 @@ def _train(
         **base_facts(source, args.output_dir),
         **template_facts(chat),
     )
-    check_same(job, args, settings.accept_changes)
+    learnt_from = {"pairs": facts["pairs"]["files"]} if settings.pairs else {}
+    check_same(job, args, settings.accept_changes, learnt_from)
     trainer = RedrawnDPOTrainer(
         model=policy,
         ref_model=reference_model,

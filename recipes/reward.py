@@ -12,7 +12,7 @@ goes on after a stop.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from empo.alignment.launching import parse_recipe, quiet_dependencies
@@ -41,18 +41,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_best(settings, args, given)
 
     from empo.alignment.training import read_splits, start_run
-    from empo.raters.identity import refuse_same_weights
+    from empo.raters.identity import identities, refuse_same_weights
 
     refuse_same_weights(settings.rater, settings.select_rater or [])
+    raters = identities(settings.rater)
     corpora = read_splits(settings, LABELS)
-    with start_run(args, "reward", settings, given, launch, corpora) as job:
+    with start_run(
+        args, "reward", settings, given, launch, corpora, rewarded_weights(raters)
+    ) as job:
         if not job.complete:
-            _train(settings, args, job, *corpora)
+            _train(settings, args, job, raters, *corpora)
     return 0
 
 
 def _train(
-    settings: RewardSettings, args: GRPOConfig, job: Run, train_corpus: Corpus, valid_corpus: Corpus
+    settings: RewardSettings,
+    args: GRPOConfig,
+    job: Run,
+    raters: Sequence[Mapping[str, Any]],
+    train_corpus: Corpus,
+    valid_corpus: Corpus,
 ) -> None:
     """One run, from the reward to the adapter."""
     from empo.alignment.reward_trainer import RewardTrainer, prompt_rows
@@ -68,9 +76,9 @@ def _train(
     from empo.models import load_model, require_targets
     from empo.selection import validation_measure
 
+    source = merged_model(settings.model, settings.revision, args.trust_remote_code)
     exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
     reward, facts = rater_reward(settings, exchanges)
-    source = merged_model(settings.model, settings.revision, args.trust_remote_code)
     tokenizer, chat = chat_as_trained(source, settings, job)
     rows, lengths = prompt_rows(exchanges, chat, settings.max_prompt_length)
     valid_rows, valid_lengths = prompt_rows(valid_exchanges, chat, settings.max_prompt_length)
@@ -85,12 +93,12 @@ def _train(
         lengths={"train": lengths, "valid": valid_lengths},
         adapter=not settings.full_training,
         start=source.facts(),
-        **rewarded_by(source, facts),
+        **rewarded_by(source, [{**rater, **facts} for rater in raters]),
         **({"selection": measure.facts} if measure else {}),
         **base_facts(source, args.output_dir),
         **template_facts(chat),
     )
-    check_same(job, args, settings.accept_changes)
+    check_same(job, args, settings.accept_changes, rewarded_weights(raters))
     trainer = RewardTrainer(
         model=policy,
         reward_funcs=reward,
@@ -108,16 +116,20 @@ def _train(
         print(f"GRPO model in {args.output_dir}")
 
 
+def rewarded_weights(raters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By what a reward is known again: the digests of its raters' weights."""
+    return {"reward": [rater["weights"] for rater in raters]}
+
+
 def rater_reward(
     settings: RewardSettings, exchanges: Sequence[Exchange]
-) -> tuple[RaterReward, list[dict[str, Any]]]:
-    """The reward, and what run.json says of it: an entry per checkpoint of the rater.
+) -> tuple[RaterReward, dict[str, Any]]:
+    """The reward, and what run.json says of it beside each of its raters.
 
     How the reward goes with length is measured on human replies, and said where it does. Raises
     UserError where the rater scores none of them, or lacks what is asked for.
     """
     from empo.length_effect import LengthEffect, spread_out
-    from empo.raters.identity import identities
     from empo.raters.loading import load_raters
     from empo.raters.rewards import as_reward
     from empo.rating import RatingInput
@@ -136,8 +148,7 @@ def rater_reward(
     if settings.length_residual:
         effect.require_rest()
         reward.length = effect
-    of_all = {"length_effect": effect.facts(), **reward.facts()}
-    return reward, [{**entry, **of_all} for entry in identities(settings.rater)]
+    return reward, {"length_effect": effect.facts(), **reward.facts()}
 
 
 if __name__ == "__main__":

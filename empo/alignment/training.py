@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,14 @@ def start_run(
     given: dict[str, Any],
     launch: dict[str, Any],
     corpora: Sequence[Corpus],
+    learnt_from: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Hold the run folder `args.output_dir` while the run works in it; the main process writes.
 
-    With `settings.fresh` it is a new folder beside one that is in use. Raises UserError on all
-    processes where another command works in the folder, or it holds another run, or one on other
-    data than those of `corpora`, also where that run is complete.
+    With `settings.fresh` it is a new folder beside one that is in use. `learnt_from` are the digests
+    of what else is learnt from, as for `check_same`. Raises UserError on all processes where another
+    command works in the folder, or it holds another run, or one on other data than those of
+    `corpora`, or a complete one that learnt from something else.
     """
     if "output_dir" not in given:
         raise UserError("--output-dir: missing (folder of the run)")
@@ -121,6 +123,8 @@ def start_run(
                 f"a new run in {args.output_dir}; give this folder, without --fresh, to continue it"
             )
         _same_data(run, corpora, settings.accept_changes)
+        if run.complete:
+            _learnt_from_the_same(run, learnt_from or {})
         set_seed(args.seed)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -142,6 +146,23 @@ def _same_data(run: Run, corpora: Sequence[Corpus], accept: bool) -> None:
             f"{run.folder}: this run was trained on other data: {file} ({corpus.split}) is not the "
             f"file that it began with.\n  - there: {there}\n  - now: {corpus.files}\n"
             f"Restore it.{'' if run.complete else f' {ACCEPT}'} {ANEW}"
+        )
+
+
+def _learnt_from_the_same(run: Run, learnt_from: Mapping[str, Any]) -> None:
+    """UserError where a complete run learnt from other pairs or another reward than would be now."""
+    begun = run.facts.get("identity", {})
+    differing = [
+        f"{name}: {begun[name]!r} there, {value!r} now"
+        for name, value in learnt_from.items()
+        if begun.get(name, value) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{run.folder}: this run is complete, and something that it learnt from is not what it "
+            "was:\n"
+            + "\n".join(f"  - {line}" for line in differing)
+            + f"\nIt stays as it is. {ANEW}"
         )
 
 
@@ -185,10 +206,16 @@ def length_facts(lengths: list[int], shortened: int, filtered: list[str]) -> dic
     }
 
 
-def check_same(run: Run, args: TrainingArguments, accept: bool) -> None:
+def check_same(
+    run: Run,
+    args: TrainingArguments,
+    accept: bool,
+    learnt_from: Mapping[str, Any] | None = None,
+) -> None:
     """Record what a run is made of beside its settings, or compare it where the run is continued.
 
-    Before a model is loaded. Raises UserError as `Run.check_identity` does.
+    `learnt_from`, beside the corpora: `pairs`, the facts of their files, or `reward`, the digests of
+    its raters' weights. Before training. Raises UserError as `Run.check_identity` does.
     """
     identity = {
         "processes": args.world_size,
@@ -197,9 +224,8 @@ def check_same(run: Run, args: TrainingArguments, accept: bool) -> None:
         "data": [corpus["files"] for corpus in run.facts["data"]],
         "base": {k: v for k, v in run.facts.get("base_model", {}).items() if k in _WEIGHTS},
         "template_sha256": run.facts["template_sha256"],
+        **(learnt_from or {}),
     }
-    if "pairs" in run.facts:
-        identity["pairs"] = run.facts["pairs"]["files"]
     if "selection" in run.facts:
         identity["selection"] = {
             k: run.facts["selection"][k] for k in ("ids_sha256", "measured_with")

@@ -267,6 +267,19 @@ def check_files(folder: str | Path) -> None:
             shapes(file)
 
 
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that `weights_digest` is made of, sorted; none where there is no such folder."""
+    folder = Path(folder)
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in _OF_THE_MODEL
+        and file.name not in _OF_THE_RUN
+        and UNITS not in file.relative_to(folder).parts  # checkpoints of training
+        and file.is_file()
+    ]
+
+
 def weights_digest(folder: str | Path) -> str:
     """Digest over the model in a folder and its sub-folders: weights, shapes and tokenizer.
 
@@ -276,14 +289,7 @@ def weights_digest(folder: str | Path) -> str:
     are neither, or only pickled weights, which are never opened.
     """
     folder = Path(folder)
-    files = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix in _OF_THE_MODEL
-        and file.name not in _OF_THE_RUN
-        and UNITS not in file.relative_to(folder).parts  # checkpoints of training
-        and file.is_file()
-    ]
+    files = weight_files(folder)
     if not any(file.suffix == ".safetensors" or file == folder / PROMPTS for file in files):
         pickled = [p.name for p in folder.glob("*") if p.suffix in PICKLES]
         if pickled:

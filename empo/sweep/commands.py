@@ -13,9 +13,12 @@ from empo.harness.task_files import local_files
 from empo.settings import load_yaml
 from empo.suites import load_suite, suite_path
 from empo.sweep.grid import REWARDED, START, Cell, SweepSettings, recipe_of, words
-from empo.sweep.inputs import RUN, environment_lexicons, files_of
+from empo.sweep.inputs import RUN, environment_lexicons, files_of, start_files
 from empo.sweep.rounds import RoundsSettings, model_of
 from empo.sweep.steps import ROOT, Step
+
+ROUNDS = "rounds.json"
+"""What recipes/rounds.py keeps of its steps."""
 
 
 def before_step(settings: SweepSettings, path: str, model: str | None) -> Step:
@@ -93,7 +96,8 @@ def train_step(settings: SweepSettings, cell: Cell, seed: int, model: str | None
     if cell.recipe != "rounds":
         return step
     policy = cell_model(settings, cell, seed)
-    return replace(step, launch=(), outputs=[policy / RUN])
+    # its own list of steps first: the folder to delete, to train anew, is that of all rounds
+    return replace(step, launch=(), outputs=[output / ROUNDS, policy / RUN])
 
 
 def cell_model(settings: SweepSettings, cell: Cell, seed: int) -> Path:
@@ -222,8 +226,9 @@ def _training(
     model: str | None,
 ) -> Step:
     """`read` are the settings it gets, for the files that they name."""
-    start = files_of({"model": model or read.get("model")})
-    inputs = [*files_of({k: v for k, v in read.items() if k != "model"}), *start]
+    start = start_files({**read, "model": model or read.get("model")})
+    others = files_of({k: v for k, v in read.items() if k != "model"})
+    inputs = list(dict.fromkeys([*others, *start]))
     launch = tuple(settings.launch or ())
     script = f"recipes/{recipe}.py"
     return Step(cell, seed, "train", script, argv, inputs, [output / RUN], launch, start)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.models import MERGED
+from empo.raters.folder import weight_files
 from empo.records import read_object, sha256
 
 RUN = "run.json"
@@ -39,6 +40,21 @@ def files_of(settings: Mapping[str, Any]) -> list[Path]:
 
     Keys are those of the commands; a path that is not there counts nothing.
     """
+    return _named(settings, _FOLDERS)
+
+
+def start_files(settings: Mapping[str, Any]) -> list[Path]:
+    """Those of `files_of` that are in the weights of a training: its model, its pairs, its raters.
+
+    Of a rater only what moves a score: its other files may be written again, by its evaluation.
+    """
+    given = {name: value for name, value in settings.items() if name in _LEARNT_FROM}
+    return _named(given, _LEARNT_FROM)
+
+
+def _named(
+    settings: Mapping[str, Any], folders: Mapping[str, Callable[[Path], list[Path]]]
+) -> list[Path]:
     found: dict[Path, None] = {}
     for name, value in settings.items():
         key = name.replace("-", "_")
@@ -48,8 +64,8 @@ def files_of(settings: Mapping[str, Any]) -> list[Path]:
             path = Path(word)
             if path.is_file():
                 found[path] = None
-            elif key in _FOLDERS and path.is_dir():
-                found |= dict.fromkeys(_FOLDERS[key](path))
+            elif key in folders and path.is_dir():
+                found |= dict.fromkeys(folders[key](path))
     return list(found)
 
 
@@ -79,6 +95,10 @@ def _corpus(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*")) if path.suffix.lower() in _CORPUS]
 
 
+def _pairs(folder: Path) -> list[Path]:
+    return [*_corpus(folder), *folder.glob("manifest.json")]
+
+
 def _rater(folder: Path) -> list[Path]:
     return [
         path
@@ -92,9 +112,17 @@ def _lexicons(folder: Path) -> list[Path]:
 
 
 _FOLDERS: dict[str, Callable[[Path], list[Path]]] = {
-    **dict.fromkeys(("dialogues", "valid", "pairs"), _corpus),
+    **dict.fromkeys(("dialogues", "valid"), _corpus),
+    "pairs": _pairs,
     **dict.fromkeys(("model", "adapter", "bertscore_model", "select_bertscore"), model_files),
     **dict.fromkeys(("rater", "select_rater", "ratings"), _rater),
     **dict.fromkeys(("lexicons", "select_lexicons"), _lexicons),
 }
 """Setting of a command to what it reads of the folder that is named there."""
+
+_LEARNT_FROM: dict[str, Callable[[Path], list[Path]]] = {
+    "model": model_files,
+    "pairs": _pairs,
+    **dict.fromkeys(("rater", "select_rater"), weight_files),
+}
+"""The same for what `start_files` counts."""

@@ -170,7 +170,7 @@ def round_steps(settings: RoundsSettings, number: int) -> list[Step]:
     inputs += [pairs / "manifest.json"]
     train = Step(
         name, None, "train", "recipes/dpo.py", training, inputs, [model / RUN],
-        tuple(settings.launch or ()), begun,
+        tuple(settings.launch or ()), [*begun, pairs / "manifest.json"],
     )  # fmt: skip
     steps = [sample, pair, train]
     if not settings.training.get("full_training"):

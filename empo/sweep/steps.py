@@ -86,7 +86,8 @@ def load_script(name: str) -> ModuleType:
 class Step:
     """One command of a sweep: what it does for which cell and seed, from which files to which.
 
-    `start` are those of the inputs that a training starts from. A step with `work` is done by the
+    `start` are those of the inputs that a training starts or learns from (model, pairs, raters): from
+    others it is another model. A step with `work` is done by the
     sweep itself, in place of a script.
     """
 

@@ -81,3 +81,34 @@ def test_a_training_that_the_pairs_do_not_fit_is_refused(
     (changed / "epoch-0.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(UserError, match=r"epoch-0\.jsonl: it has changed since it was written"):
         shelf.run("dpo", tmp_path / "c", "--pairs", changed)
+
+
+@pytest.fixture(scope="module")
+def done(shelf: Shelf, mined: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("done") / "run"
+    return shelf.run("dpo", output, "--num_train_epochs", "2", "--pairs", mined[1])
+
+
+def test_a_complete_run_on_other_pairs_is_no_run_on_these(
+    shelf: Shelf, mined: tuple[Path, Path], done: Path, tmp_path: Path
+) -> None:
+    """The folder of pairs is drawn anew, under the same name."""
+    again = ["--num_train_epochs", "2", "--pairs", mined[1]]
+    shelf.run("dpo", done, *again)
+    kept = shutil.copytree(mined[1], tmp_path / "kept")
+    before = (done / "run.json").read_bytes()
+    shutil.rmtree(mined[1])
+    try:
+        drawn(shelf, mined[1], "--seed", 7)
+        with pytest.raises(UserError) as error:
+            shelf.run("dpo", done, *again)
+    finally:
+        shutil.rmtree(mined[1])
+        kept.rename(mined[1])
+    said = str(error.value)
+    assert (
+        f"{done}: this run is complete, and something that it learnt from is not what it was"
+        in said
+    )
+    assert f"  - pairs: {read_json(mined[1] / 'manifest.json')['files']} there, [" in said
+    assert (done / "run.json").read_bytes() == before

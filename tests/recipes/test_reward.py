@@ -19,7 +19,7 @@ from empo.metrics.statistics import bootstrap_interval
 from empo.models import load_tokenizer, resolve
 from empo.prompts import ChatFormat
 from empo.raters.identity import identities
-from empo.records import UserError, read_json, read_jsonl, read_responses
+from empo.records import UserError, read_json, read_jsonl, read_responses, write_json
 
 FEW = ["--max_steps", "4", "--save_steps", "2", "--num_generations", "4"]
 FEW += ["--max_completion_length", "6", "--limit", "12", "--lora_r", "4"]
@@ -87,6 +87,31 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert all((one[name] == other[name]).all() for name in one)
     assert [row["reward"] for row in logged(parts)] == [row["reward"] for row in logged(trained)]
     assert read_json(parts / "run.json")["starts"][-1]["from_step"] == 2
+
+
+@pytest.mark.parametrize("status", ["complete", "running"])
+def test_a_run_under_another_reward_is_refused(
+    trained: Path, rater: Path, shelf: Shelf, tmp_path: Path, status: str
+) -> None:
+    """The rater has been trained again, under the same name."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    facts = read_json(run / "run.json")
+    assert facts["identity"]["reward"] == [identities([rater])[0]["weights"]]
+    other = tiny_rater(tmp_path / "levels", 6)
+    facts |= {"status": status, "settings": {**facts["settings"], "rater": [str(other)]}}
+    write_json(run / "run.json", facts)
+    before = (run / "run.json").read_bytes()
+    with pytest.raises(UserError) as error:
+        shelf.run("reward", run, *FEW, "--rater", str(other))
+    (there,), (now,) = (identities([folder]) for folder in (rater, other))
+    line = f"  - reward: ['{there['weights']}'] there, ['{now['weights']}'] now"
+    assert line in str(error.value).splitlines()
+    ending = str(error.value).splitlines()[-1]
+    assert ending.startswith("It stays as it is." if status == "complete" else "Restore it.")
+    kept = read_json(run / "run.json")
+    assert kept["reward"] == facts["reward"] and kept["identity"] == facts["identity"]
+    if status == "complete":
+        assert (run / "run.json").read_bytes() == before
 
 
 def test_prompts_are_those_of_the_other_recipes(shelf: Shelf) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ import pytest
 from tiny_runs import ROOT, TINY, Shelf
 
 from empo.records import UserError
-from empo.sweep.commands import before_step, cell_steps, metrics_step, start_steps, train_step
+from empo.sweep.commands import (
+    before_step,
+    cell_steps,
+    metrics_step,
+    start_steps,
+    train_step,
+)
 from empo.sweep.grid import SweepSettings
 from empo.sweep.inputs import digests, files_of
+from empo.sweep.rounds import RoundsSettings, round_steps
 from empo.sweep.steps import Step, Steps
 
 
@@ -241,3 +249,61 @@ def test_a_start_that_was_trained_again_is_refused(tmp_path: Path) -> None:
     start.write_text("{ }")
     with pytest.raises(UserError, match=f"this model was trained before {start} was written anew"):
         Steps(tmp_path / "sweep.json").do(step)
+
+
+# --- pairs and raters that a training has learnt from ---
+
+
+def learning(tmp_path: Path) -> tuple[SweepSettings, Path]:
+    """A sweep with a rater of a file, and a cell of each kind that it takes part in."""
+    rater = tmp_path / "rater"
+    rater.mkdir()
+    for name in ("model.safetensors", "rater_config.json", "results.json"):
+        (rater / name).write_text("{}")
+    rounds = tmp_path / "rounds.yaml"
+    rounds.write_text(f"rounds: 2\ndpo_config: {TINY / 'dpo.yaml'}\n")
+    cells = {
+        "hardest": {"pairs": {"candidates": 2, "choose": "hardest"}},
+        "grpo": {"recipe": "reward", "recipe_config": str(TINY / "reward.yaml")},
+        "on-policy": {"recipe": "rounds", "recipe_config": str(rounds)},
+    }
+    given = {"dialogues": str(tmp_path), "recipe_config": str(TINY / "dpo.yaml"), "cells": cells}
+    given |= {"output_dir": str(tmp_path / "out"), "recipe": "dpo", "reward": [str(rater)]}
+    return SweepSettings(**given), rater
+
+
+@pytest.mark.parametrize("cell", ["hardest", "grpo", "on-policy"])
+def test_a_model_that_learnt_from_others_is_not_up_to_date(tmp_path: Path, cell: str) -> None:
+    settings, rater = learning(tmp_path)
+    pairs = tmp_path / "out" / "seed-42" / "pairs" / "hardest" / "manifest.json"
+    pairs.parent.mkdir(parents=True)
+    pairs.write_text("{}")
+
+    def step() -> Step:
+        (found,) = [each for each in settings.found_cells() if each.name == cell]
+        made = train_step(settings, found, 42, None)
+        return replace(made, launch=(sys.executable, "-c", ""))
+
+    for path in step().outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    changing = pairs if cell == "hardest" else rater / "model.safetensors"
+    assert changing in step().start and rater / "results.json" not in step().start
+    for path in (rater / "results.json", rater / "rater_config.json"):  # evaluated once more
+        assert Steps(tmp_path / "sweep.json").do(step())
+        path.write_text("{ }")
+    assert Steps(tmp_path / "sweep.json").do(step())
+    changing.write_text("{ }")
+    with pytest.raises(UserError) as error:
+        Steps(tmp_path / "sweep.json").do(step())
+    model = tmp_path / "out" / "seed-42" / "models" / cell
+    assert f"{model}: this model was trained before {changing} was written anew." in str(
+        error.value
+    )
+
+
+def test_a_round_was_trained_on_the_pairs_of_then(tmp_path: Path) -> None:
+    given = {"output_dir": str(tmp_path), "dialogues": "d", "model": "m", "rater": ["r"]}
+    steps = round_steps(RoundsSettings(**given, dpo_config=str(TINY / "dpo.yaml")), 1)
+    (train,) = [step for step in steps if step.kind == "train"]
+    assert tmp_path / "round-1" / "pairs" / "manifest.json" in train.start

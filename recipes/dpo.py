@@ -71,6 +71,7 @@ def _train(
     )
     from empo.models import require_targets
     from empo.preferences import Draws
+    from empo.raters.identity import refuse_same_weights
     from empo.selection import validation_measure
 
     source = hand_over(settings, args.trust_remote_code)
@@ -82,6 +83,7 @@ def _train(
     draws, exchanges, facts = training_draws(
         settings, train_corpus.exchanges(), table, args.seed, source
     )
+    refuse_same_weights(facts.get("reward", ()), settings.select_rater or ())
     valid_exchanges = valid_corpus.exchanges()
     valid_draws = Draws(valid_exchanges, table, args.seed)
     rows, lengths = training_rows(exchanges, draws, chat, settings, args, args.world_size)

@@ -41,9 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_best(settings, args, given)
 
     from empo.alignment.training import read_splits, start_run
-    from empo.raters.identity import identities, refuse_same_weights
+    from empo.raters.identity import identities
 
-    refuse_same_weights(settings.rater, settings.select_rater or [])
     raters = identities(settings.rater)
     corpora = read_splits(settings, LABELS)
     with start_run(
@@ -74,9 +73,11 @@ def _train(
         train,
     )
     from empo.models import load_model, require_targets
+    from empo.raters.identity import refuse_same_weights
     from empo.selection import validation_measure
 
     source = merged_model(settings.model, settings.revision, args.trust_remote_code)
+    refuse_same_weights(rewarded_by(source, raters)["reward"], settings.select_rater or ())
     exchanges, valid_exchanges = train_corpus.exchanges(), valid_corpus.exchanges()
     reward, facts = rater_reward(settings, exchanges)
     tokenizer, chat = chat_as_trained(source, settings, job)

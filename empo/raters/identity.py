@@ -73,14 +73,14 @@ def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     return next((key for key in known if one[key] == other.get(key)), None)
 
 
-def refuse_same_weights(rewards: Sequence[str], metrics: Sequence[str]) -> None:
-    """Raise UserError where a rater of the folders `rewards` chooses checkpoints by `metrics`, too.
+def refuse_same_weights(rewards: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
+    """Raise UserError where a rater that rewards would choose checkpoints, too, or one of its model.
 
-    Or another one with the same model.
+    `rewards` are entries of `identities`, or those of a run that began with a rewarded model;
+    `metrics` are the folders of the raters that choose.
     """
-    rewarding = identities(rewards)
     for entry in identities(metrics):
-        for reward in rewarding:
+        for reward in rewards:
             if what := _shared(entry, reward):
                 raise UserError(
                     f"select_rater: {entry['name']} has the same {what} as the reward "

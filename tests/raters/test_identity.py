@@ -60,17 +60,17 @@ def test_only_systems_of_the_measuring_weights_are_named() -> None:
 
 def test_one_rater_is_no_reward_and_metric_at_once(two: list[Path], tmp_path: Path) -> None:
     one, other = map(str, two)
-    refuse_same_weights([one], [other])
+    refuse_same_weights(identities([one]), [other])
     with pytest.raises(UserError, match="one has the same weights as the reward one; .*split_seed"):
-        refuse_same_weights([one], [other, one])
+        refuse_same_weights(identities([one]), [other, one])
     copied = shutil.copytree(one, tmp_path / "both" / "copy")
     dimensions = RaterConfig.read(copied).dimensions
     RaterConfig(JOINED, "both", dimensions, {"members": ["copy"]}).write(copied.parent)
     with pytest.raises(UserError, match="has the same weights as the reward"):
-        refuse_same_weights([str(copied.parent)], [one])
+        refuse_same_weights(identities([copied.parent]), [one])
     (copied / "anchors.json").write_text("[]")
     with pytest.raises(UserError, match="has the same model as the reward one; what is rewarded"):
-        refuse_same_weights([one], [str(copied.parent)])
+        refuse_same_weights(identities([one]), [str(copied.parent)])
 
 
 HERE = {"kind": "local", "name": "m", "identity": "abc", "dtype": "float32", "chat_template": None}
@@ -107,9 +107,9 @@ def test_a_model_that_is_asked_is_known_again_however_it_is_asked(
     one, again, another = identities(folders)
     assert len({entry["weights"] for entry in (one, again, another)}) == 3
     assert one["model"] == again["model"] != another["model"]
-    refuse_same_weights([str(folders[0])], [str(folders[2])])
+    refuse_same_weights(identities(folders[:1]), [str(folders[2])])
     with pytest.raises(UserError, match="same has the same model as the reward one"):
-        refuse_same_weights([str(folders[0])], [str(folders[1])])
+        refuse_same_weights(identities(folders[:1]), [str(folders[1])])
 
 
 def test_a_system_of_the_same_model_is_named_and_old_or_odd_notes_are_read() -> None:

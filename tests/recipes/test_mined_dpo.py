@@ -112,3 +112,21 @@ def test_a_complete_run_on_other_pairs_is_no_run_on_these(
     )
     assert f"  - pairs: {read_json(mined[1] / 'manifest.json')['files']} there, [" in said
     assert (done / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("behind", ["pairs", "start"])
+def test_no_rater_behind_a_training_chooses_its_checkpoint(
+    shelf: Shelf, mined: tuple[Path, Path], tmp_path: Path, behind: str
+) -> None:
+    rater, pairs = mined
+    given = ["--select_by", "diff_epitome", "--select_rater", rater, "--select_sample", "2"]
+    given += ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--num_train_epochs", "2"]
+    if behind == "pairs":
+        given += ["--pairs", pairs]
+    else:  # as of an SFT model whose weights a reward has moved
+        start = shutil.copytree(shelf.sft / "merged", tmp_path / "start")
+        facts = read_json(start / "run.json") | {"reward": identities([rater])}
+        (start / "run.json").write_text(json.dumps(facts))
+        given += ["--model", start]
+    with pytest.raises(UserError, match="rater has the same weights as the reward rater"):
+        shelf.run("dpo", tmp_path / "run", *given)

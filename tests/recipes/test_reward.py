@@ -157,6 +157,18 @@ def test_a_rewarded_rater_chooses_no_checkpoint(shelf: Shelf, rater: Path, tmp_p
         shelf.run("reward", tmp_path / "run", *FEW, "--rater", str(rater), *more)
 
 
+def test_a_rater_behind_the_start_chooses_no_checkpoint(
+    shelf: Shelf, rater: Path, tmp_path: Path
+) -> None:
+    start = shutil.copytree(shelf.sft / "merged", tmp_path / "start")
+    before = tiny_rater(tmp_path / "before", 6)
+    write_json(start / "run.json", read_json(start / "run.json") | {"reward": identities([before])})
+    more = ["--model", str(start), "--select_by", "diff_epitome", "--select_rater", str(before)]
+    more += ["--eval_strategy", "steps", "--eval_steps", "2", "--select_sample", "2"]
+    with pytest.raises(UserError, match="before has the same weights as the reward before"):
+        shelf.run("reward", tmp_path / "run", *FEW, "--rater", str(rater), *more)
+
+
 @pytest.mark.slow
 def test_the_reward_of_contexts_that_were_not_trained_on_rises(
     rater: Path, shelf: Shelf, tmp_path: Path

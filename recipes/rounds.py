@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, and run every step of every round once."""
     (settings,) = parse(argv, RoundsSettings, prog="recipes/rounds.py", description=__doc__ or "")
     quiet_dependencies()
+    from empo.sweep.checking import check_rounds
+
+    check_rounds(settings)
     folder = Path(settings.output_dir)
     with alone(folder / LOCK, folder):
         steps = Steps(folder / "rounds.json")

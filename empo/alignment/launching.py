@@ -13,14 +13,24 @@ from empo.alignment.settings import (
     DEFAULTS,
     DPO_DEFAULTS,
     REWARD_DEFAULTS,
+    BaseSettings,
     DpoSettings,
     RewardSettings,
+    SftSettings,
 )
 from empo.records import UserError
 from empo.settings import resolve
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+DEFAULTS_OF: dict[type, dict[str, Any]] = {
+    BaseSettings: DEFAULTS,
+    SftSettings: DEFAULTS,
+    DpoSettings: DPO_DEFAULTS,
+    RewardSettings: REWARD_DEFAULTS,
+}
+"""Settings of a recipe to the values below its YAML."""
 
 
 def quiet_dependencies() -> None:
@@ -46,9 +56,7 @@ def parse_recipe(
         config,
         prog=f"recipes/{name}.py",
         description=description,
-        defaults={DpoSettings: DPO_DEFAULTS, RewardSettings: REWARD_DEFAULTS}.get(
-            settings, DEFAULTS
-        ),
+        defaults=DEFAULTS_OF[settings],
     )
     launch = check_launch(args, ours.processes)
     check_options(args)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from empo.alignment.launching import check_options
+from empo.alignment.launching import DEFAULTS_OF, check_options
 from empo.alignment.selection_settings import choose_best
-from empo.alignment.settings import (
-    DEFAULTS,
-    BaseSettings,
-    DpoSettings,
-    RewardSettings,
-    SftSettings,
-)
+from empo.alignment.settings import BaseSettings, DpoSettings, RewardSettings, SftSettings
 from empo.measure import ResponsesSettings
 from empo.pairs import PairsSettings
+from empo.raters.identity import identities, refuse_same_weights
 from empo.records import UserError
 from empo.settings import parse, resolve
 from empo.suites import parse_with_suite
-from empo.sweep.commands import before_step, metrics_step, pairs_step, start_steps, train_step
+from empo.sweep.commands import (
+    before_step,
+    metrics_step,
+    needs_rater,
+    pairs_step,
+    start_steps,
+    train_step,
+)
 from empo.sweep.grid import SweepSettings
-from empo.sweep.rounds import RoundsSettings
+from empo.sweep.rounds import RoundsSettings, round_steps
 from empo.sweep.steps import Step, load_script
 
 _SETTINGS = {
@@ -41,7 +45,7 @@ def check(settings: SweepSettings) -> str:
     model = settings.model
     for path in settings.before or ():
         step = before_step(settings, path, model)
-        _read(step, step.script[len("recipes/") : -len(".py")], problems)
+        _training(step, problems)
         model = str(step.outputs[0].parent)
     found = settings.found_cells()
     for cell in found:
@@ -51,7 +55,11 @@ def check(settings: SweepSettings) -> str:
             except UserError as error:
                 _note(problems, cell.name, error)
         step = train_step(settings, cell, settings.seeds[0], model)
-        given = _read(step, cell.recipe, problems)
+        if cell.recipe == "rounds":
+            given = _rounds(step, problems)
+        else:
+            chosen_by = settings.reward if needs_rater(cell.pairs or {}) else None
+            given = _training(step, problems, chosen_by or ())
         model = model or given.get("model")
     start = start_steps(settings, model or "-")
     steps = [*start, metrics_step(settings, settings.seeds[0], found)]
@@ -70,27 +78,55 @@ def check(settings: SweepSettings) -> str:
             _note(problems, step.kind, error)
     if problems or model is None:
         told = (
-            f"  - {'all cells' if len(where) == len(found) > 1 else '; '.join(where)}: {line}"
+            f"{'all cells' if len(where) == len(found) > 1 else '; '.join(where)}: {line}"
             for line, where in problems.items()
         )
-        raise UserError(
-            f"recipes/sweep.py: {len(problems)} problem{'s' * (len(problems) > 1)} in the commands "
-            "of the sweep:\n" + "\n".join(told)
-        )
+        raise _refusal("recipes/sweep.py", "sweep", list(told))
     return model
 
 
-def _read(step: Step, recipe: str, problems: dict[str, list[str]]) -> dict[str, Any]:
-    """The values that a training is given; what is wrong with them goes into `problems`."""
+def check_rounds(settings: RoundsSettings) -> None:
+    """Read the commands of a round as they will be read; UserError with all problems."""
+    problems: dict[str, list[str]] = {}
+    try:
+        steps = round_steps(settings, 1)
+    except UserError as error:
+        raise _refusal("recipes/rounds.py", "rounds", _lines(error)) from None
+    for step in steps:
+        if step.kind == "samples":
+            script = load_script(step.script)
+            try:
+                parse(step.argv, script.GenerateSettings, prog=step.script, description="")
+            except UserError as error:
+                _note(problems, step.kind, error)
+        elif step.kind == "train":
+            _training(replace(step, cell=step.kind), problems, settings.rater)
+    if problems:
+        told = [f"{where}: {line}" for line, (where, *_) in problems.items()]
+        raise _refusal("recipes/rounds.py", "rounds", told)
+
+
+def _rounds(step: Step, problems: dict[str, list[str]]) -> dict[str, Any]:
+    """The values that the rounds of a cell are given; what is wrong with them goes into `problems`."""
+    try:
+        (rounds,) = parse(step.argv, RoundsSettings, prog=step.script, description="")
+        check_rounds(rounds)
+    except UserError as error:
+        _note(problems, step.cell, error)
+        return {}
+    return {"model": rounds.model}
+
+
+def _training(
+    step: Step, problems: dict[str, list[str]], chosen_by: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The values that a training is given; what is wrong with them goes into `problems`.
+
+    `chosen_by` are the raters that choose its pairs.
+    """
     from trl import DPOConfig, GRPOConfig, SFTConfig
 
-    if recipe == "rounds":
-        try:
-            (rounds,) = parse(step.argv, RoundsSettings, prog=step.script, description="")
-        except UserError as error:
-            _note(problems, step.cell, error)
-            return {}
-        return {"model": rounds.model}
+    recipe = step.script[len("recipes/") : -len(".py")]
     # where training is launched elsewhere, this process may have no GPU
     on_cpu = ["--use_cpu", "true"] if step.launch else []
     try:
@@ -100,18 +136,33 @@ def _read(step: Step, recipe: str, problems: dict[str, list[str]]) -> dict[str, 
             {"dpo": DPOConfig, "reward": GRPOConfig}.get(recipe, SFTConfig),
             prog=step.script,
             description="",
-            defaults=DEFAULTS,
+            defaults=DEFAULTS_OF[_SETTINGS[recipe]],
         )
         check_options(args)
         if recipe != "base":
             choose_best(ours, args, given)
+            rewarding = ours.rater if recipe == "reward" else chosen_by
+            if ours.select_rater:
+                refuse_same_weights(identities(rewarding), ours.select_rater)
     except UserError as error:
         _note(problems, step.cell, error)
         return {}
     return given
 
 
+def _refusal(command: str, what: str, problems: Sequence[str]) -> UserError:
+    return UserError(
+        f"{command}: {len(problems)} problem{'s' * (len(problems) > 1)} in the commands of the "
+        f"{what}:\n" + "\n".join(f"  - {problem}" for problem in problems)
+    )
+
+
 def _note(problems: dict[str, list[str]], where: str, error: UserError) -> None:
-    lines = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
-    for line in lines or [str(error)]:
+    for line in _lines(error):
         problems.setdefault(line, []).append(where)
+
+
+def _lines(error: UserError) -> list[str]:
+    """The problems that an error names."""
+    lines = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
+    return lines or [str(error)]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tiny_runs import ROOT, TINY, Shelf
+from tiny_runs import ROOT, TINY, Shelf, recipe
 from tiny_sweeps import OURS, refused, sweep, written
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_rater import tiny_rater
 
 from empo.raters.identity import identities
-from empo.records import read_json, read_responses
+from empo.records import UserError, read_json, read_responses
 from empo.settings import parse
 from empo.sweep.grid import SweepSettings
 
@@ -159,6 +160,64 @@ def test_every_command_of_a_cell_is_read_first(
     assert "wrong: samples: 1 is too few; at least 2 is needed." in said
     assert "grpo: --betta: no such option; did you mean --beta?" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_what_every_round_runs_is_read_first(
+    tmp_path: Path, shelf: Shelf, raters: tuple[Path, Path]
+) -> None:
+    config = rounds_config(tmp_path)
+    wrong = {"overrides": {"betta": 1}, "generate": {"max_new_tokenz": 3}}
+    part = {"overrides": {"num_train_epochs": 1.5}}
+    cells = {
+        name: {"recipe": "rounds", "recipe_config": str(config), "settings": settings}
+        for name, settings in (("wrong", wrong), ("part", part))
+    }
+    lines = [
+        "samples: --max-new-tokenz: no such option; did you mean --max_new_tokens?",
+        "train: --betta: no such option; did you mean --beta?",
+    ]
+    said = refused(named(tmp_path, shelf, raters, cells=cells))
+    assert all(f"  - wrong: {line}" in said for line in lines)
+    assert f"  - part: {TINY / 'dpo.yaml'}: num_train_epochs is 1.5; rounds train whole" in said
+    given = ["--config", config, "--output_dir", tmp_path / "out", "--dialogues", shelf.corpus]
+    given += ["--model", shelf.sft, "--rater", raters[0]]
+    more = [word for name, value in wrong.items() for word in (f"--{name}", json.dumps(value))]
+    with pytest.raises(UserError) as error:
+        recipe("rounds")([*map(str, given), *more])
+    assert str(error.value).splitlines() == [
+        "recipes/rounds.py: 2 problems in the commands of the rounds:",
+        *(f"  - {line}" for line in lines),
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_cell_chooses_its_checkpoint_by_its_reward(
+    tmp_path: Path, shelf: Shelf, raters: tuple[Path, Path]
+) -> None:
+    chosen = {"select_by": "diff_epitome", "select_rater": [str(raters[0])]}
+    chosen |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    reward = {"recipe": "reward", "recipe_config": str(TINY / "reward.yaml")}
+    rounds = {"recipe": "rounds", "recipe_config": str(rounds_config(tmp_path))}
+    cells = {
+        "hardest": {"pairs": {"candidates": 2, "choose": "hardest"}, "settings": chosen},
+        "plain": {"settings": chosen},
+        "grpo": {**reward, "settings": chosen},
+        "on-policy": {**rounds, "settings": {"overrides": {**OURS, **chosen}}},
+    }
+    said = refused(named(tmp_path, shelf, raters, cells=cells)).splitlines()[1:]
+    same = "select_rater: reward has the same weights as the reward reward"
+    assert [line.split(";")[:2] for line in said] == [
+        ["  - grpo", f" hardest: {same}"],
+        [f"  - on-policy: train: {same}", said[1].split(";")[1]],
+    ]
+
+
+def test_a_training_is_read_with_the_defaults_of_its_recipe(
+    tmp_path: Path, shelf: Shelf, raters: tuple[Path, Path]
+) -> None:
+    cells = {"by-length": {"settings": {"ld_alpha": 0.5}}}
+    said = refused(named(tmp_path, shelf, raters, cells=cells))
+    assert "by-length: ld_alpha: it needs the reference token by token" in said
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])

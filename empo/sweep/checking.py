@@ -15,15 +15,8 @@ from empo.raters.identity import identities, refuse_same_weights
 from empo.records import UserError
 from empo.settings import parse, resolve
 from empo.suites import parse_with_suite
-from empo.sweep.commands import (
-    before_step,
-    metrics_step,
-    needs_rater,
-    pairs_step,
-    start_steps,
-    train_step,
-)
-from empo.sweep.grid import SweepSettings
+from empo.sweep.commands import before_step, metrics_step, pairs_step, start_steps, train_step
+from empo.sweep.grid import SweepSettings, needs_rater, number_of_epochs
 from empo.sweep.rounds import RoundsSettings, round_steps
 from empo.sweep.steps import Step, load_script
 
@@ -49,11 +42,11 @@ def check(settings: SweepSettings) -> str:
         model = str(step.outputs[0].parent)
     found = settings.found_cells()
     for cell in found:
-        if pairs := pairs_step(settings, cell, settings.seeds[0]):
-            try:
+        try:
+            if pairs := pairs_step(settings, cell, settings.seeds[0]):
                 parse(pairs.argv, PairsSettings, prog="empo pairs", description="")
-            except UserError as error:
-                _note(problems, cell.name, error)
+        except UserError as error:
+            _note(problems, cell.name, error)
         step = train_step(settings, cell, settings.seeds[0], model)
         if cell.recipe == "rounds":
             given = _rounds(step, problems)
@@ -89,6 +82,7 @@ def check_rounds(settings: RoundsSettings) -> None:
     """Read the commands of a round as they will be read; UserError with all problems."""
     problems: dict[str, list[str]] = {}
     try:
+        number_of_epochs(settings.training)
         steps = round_steps(settings, 1)
     except UserError as error:
         raise _refusal("recipes/rounds.py", "rounds", _lines(error)) from None

@@ -12,13 +12,24 @@ from typing import Any
 from empo.harness.task_files import local_files
 from empo.settings import load_yaml
 from empo.suites import load_suite, suite_path
-from empo.sweep.grid import REWARDED, START, Cell, SweepSettings, recipe_of, words
+from empo.sweep.grid import (
+    REWARDED,
+    START,
+    Cell,
+    SweepSettings,
+    needs_rater,
+    number_of_epochs,
+    recipe_of,
+    words,
+)
 from empo.sweep.inputs import RUN, environment_lexicons, files_of, start_files
 from empo.sweep.rounds import RoundsSettings, model_of
 from empo.sweep.steps import ROOT, Step
 
 ROUNDS = "rounds.json"
 """What recipes/rounds.py keeps of its steps."""
+_SHARED = ("limit", "split", "mapping", "opposites")
+"""Settings of a training that its pairs have to be drawn with, too."""
 
 
 def before_step(settings: SweepSettings, path: str, model: str | None) -> Step:
@@ -47,21 +58,22 @@ def nidf_step(settings: SweepSettings, work: Callable[[], int]) -> Step:
 def pairs_step(settings: SweepSettings, cell: Cell, seed: int) -> Step | None:
     """The pairs of a cell that has them drawn; None where its training draws them itself.
 
-    As many epochs and rejected replies as the training has, of the dialogues that it reads.
+    As many epochs and rejected replies as the training has, of the dialogues that it reads, by its
+    table of opposites. Raises UserError as `number_of_epochs`.
     """
     if cell.pairs is None:
         return None
     from empo.pairs import pairs_command
 
-    training = _training_settings(cell)
+    training = training_settings(cell)
     output = _pairs_folder(settings, cell, seed)
     asked = {
         "dialogues": settings.dialogues,
         "output": str(output),
         "seed": seed,
-        "epochs": math.ceil(training.get("num_train_epochs", 3)),
+        "epochs": math.ceil(number_of_epochs(training)),
         "rejected": training.get("rejected_per_prompt", 1),
-        **({"limit": training["limit"]} if training.get("limit") else {}),
+        **{key: training[key] for key in _SHARED if training.get(key) is not None},
         **({"rater": settings.reward} if needs_rater(cell.pairs) else {}),
         **cell.pairs,
     }
@@ -70,11 +82,6 @@ def pairs_step(settings: SweepSettings, cell: Cell, seed: int) -> Step | None:
         *(cell.name, seed, "pairs", "pairs", argv, files_of(asked), [output / "manifest.json"]),
         work=partial(pairs_command, argv),
     )
-
-
-def needs_rater(pairs: Mapping[str, Any]) -> bool:
-    """Whether pairs with these options are chosen by scores."""
-    return pairs.get("choose", "random") != "random" or pairs.get("margin") is not None
 
 
 def train_step(settings: SweepSettings, cell: Cell, seed: int, model: str | None) -> Step:
@@ -90,7 +97,7 @@ def train_step(settings: SweepSettings, cell: Cell, seed: int, model: str | None
     if cell.recipe == "rounds" and settings.launch:
         own["launch"] = settings.launch
     argv += ["--seed", str(seed), *words(own)]
-    read = {**_training_settings(cell), **own, "config": cell.config}
+    read = {**training_settings(cell), **own, "config": cell.config}
     read["dialogues"] = settings.dialogues
     step = _training(settings, cell.name, seed, cell.recipe, argv, read, output, model)
     if cell.recipe != "rounds":
@@ -105,10 +112,11 @@ def cell_model(settings: SweepSettings, cell: Cell, seed: int) -> Path:
     folder = seed_folder(settings, seed) / "models" / cell.name
     if cell.recipe != "rounds":
         return folder
-    return model_of(folder, _training_settings(cell).get("rounds", RoundsSettings.rounds))
+    return model_of(folder, training_settings(cell).get("rounds", RoundsSettings.rounds))
 
 
-def _training_settings(cell: Cell) -> dict[str, Any]:
+def training_settings(cell: Cell) -> dict[str, Any]:
+    """What the recipe of a cell is given: its YAML, and the cell's own settings on top."""
     return {**load_yaml(cell.config), **cell.settings}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from empo.records import listed, shown
+from empo.records import UserError, listed, shown
 from empo.settings import option
 
 START = "start"
@@ -23,7 +24,7 @@ FIXED = ("output_dir", "dialogues", "model", "seed", "fresh")
 LONGEST_NAME = 100
 Recipe = Literal["sft", "dpo", "reward", "rounds"]
 REWARDED = ("reward", "rounds")
-"""Recipes that a rater takes part in."""
+"""Recipes that a rater takes part in; the sweep gives it to them."""
 _OF_A_CELL = ("settings", "pairs", "recipe", "recipe_config")
 _GIVEN = {
     "settings": (*FIXED, "pairs", "rater"),
@@ -108,8 +109,9 @@ class SweepSettings:
             found.append(f"launch: {self.launch[0]}: no such program.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             found.append(f"seeds: {self.seeds}: at least one, and each once.")
+        own = (*FIXED, "rater") if self.recipe in REWARDED else FIXED
         for where, given in (("grid", self.grid), ("overrides", self.overrides)):
-            if taken := [key for key in FIXED if key in given]:
+            if taken := [key for key in own if key in given]:
                 found.append(f"{where}: {', '.join(taken)} is set by the sweep itself.")
         if twice := [key for key in self.grid if key in self.overrides]:
             found.append(f"overrides: {', '.join(twice)} is in the grid already.")
@@ -145,6 +147,8 @@ class SweepSettings:
         found = []
         if self.cells and self.grid:
             found.append("cells: there is a grid already; give one of the two.")
+        if not self.cells and self.recipe in REWARDED and not self.reward:
+            found.append(f"reward: recipe {self.recipe} needs raters; name their folders.")
         taken = [START, "human"]
         for name, of in self.cells.items():
             if re.fullmatch(r"[\w][\w.,=+-]*", name) is None or len(name) > LONGEST_NAME:
@@ -159,10 +163,16 @@ class SweepSettings:
                     f"cells: {name}: {listed(unknown)} is unknown; known: {', '.join(_OF_A_CELL)}."
                 )
             for key in ("settings", "pairs"):
-                if not isinstance(of.get(key, {}), dict):
+                options = of.get(key, {})
+                if not isinstance(options, dict):
                     found.append(f"cells: {name}, {key}: keys with values are expected.")
-                elif own := [k for k in of.get(key, {}) if k in _GIVEN[key]]:
+                    continue
+                if own := [k for k in options if k in _GIVEN[key]]:
                     found.append(f"cells: {name}: {', '.join(own)} is set by the sweep itself.")
+                if key == "pairs" and needs_rater(options) and not self.reward:
+                    found.append(
+                        f"cells: {name}: pairs that are chosen by scores need the raters of `reward`."
+                    )
             recipe = of.get("recipe", self.recipe)
             if recipe not in get_args(Recipe):
                 found.append(
@@ -170,7 +180,7 @@ class SweepSettings:
                 )
             elif recipe != self.recipe and "recipe_config" not in of:
                 found.append(f"cells: {name}: recipe {recipe} needs its recipe_config.")
-            elif recipe in REWARDED and self.reward is None:
+            elif recipe in REWARDED and not self.reward:
                 found.append(f"cells: {name}: recipe {recipe} needs the raters of `reward`.")
             if "pairs" in of and recipe != "dpo":
                 found.append(f"cells: {name}: pairs are for the recipe dpo, not {recipe}.")
@@ -206,6 +216,24 @@ class Cell:
     recipe: str
     config: str
     pairs: Mapping[str, Any] | None = None
+
+
+def needs_rater(pairs: Mapping[str, Any]) -> bool:
+    """Whether pairs with these options are chosen by scores."""
+    return pairs.get("choose", "random") != "random" or pairs.get("margin") is not None
+
+
+def number_of_epochs(training: Mapping[str, Any]) -> float:
+    """Epochs of a training whose pairs are files, an epoch each; UserError where it has no such number."""
+    steps, epochs = training.get("max_steps", -1), training.get("num_train_epochs", 3)
+    if isinstance(steps, int) and steps > 0:
+        raise UserError(
+            f"max_steps: {steps}: every epoch has its own pairs, so the training ends by epochs; leave "
+            "max_steps out and set num_train_epochs."
+        )
+    if not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
+        raise UserError(f"num_train_epochs: {shown(epochs)} is no number of epochs.")
+    return epochs
 
 
 def cells(

@@ -162,6 +162,41 @@ def test_every_command_of_a_cell_is_read_first(
     assert not (tmp_path / "out").exists()
 
 
+def test_cells_that_go_by_scores_need_a_rater(
+    tmp_path: Path, shelf: Shelf, raters: tuple[Path, Path]
+) -> None:
+    cells = {
+        "hardest": {"pairs": {"candidates": 2, "choose": "hardest"}},
+        "margin": {"pairs": {"candidates": 2, "margin": 0.1}},
+        "on-topic": {"pairs": {"on_topic": 32}},
+    }
+    said = refused(named(tmp_path, shelf, raters, cells=cells, reward=None))
+    needed = "pairs that are chosen by scores need the raters of `reward`."
+    assert said.splitlines()[1:] == [
+        f"  - cells: {name}: {needed}" for name in ("hardest", "margin")
+    ]
+    grid = {"cells": None, "grid": {"beta": [0.1], "rater": [["a"]]}, "recipe": "reward"}
+    said = refused(named(tmp_path, shelf, raters, **grid, reward=None))
+    assert "  - reward: recipe reward needs raters; name their folders." in said
+    assert "  - grid: rater is set by the sweep itself." in said
+
+
+def test_pairs_and_rounds_have_a_number_of_epochs(
+    tmp_path: Path, shelf: Shelf, raters: tuple[Path, Path]
+) -> None:
+    rounds = {"recipe": "rounds", "recipe_config": str(rounds_config(tmp_path))}
+    cells = {
+        "steps": {"pairs": {}, "settings": {"max_steps": 8}},
+        "two": {"pairs": {}, "settings": {"num_train_epochs": "two"}},
+        "rounds": {**rounds, "settings": {"overrides": {"max_steps": 8}}},
+        "drawn": {"settings": {"max_steps": 8}},
+    }
+    said = refused(named(tmp_path, shelf, raters, cells=cells))
+    assert "  - rounds; steps: max_steps: 8: every epoch has its own pairs" in said
+    assert "  - two: num_train_epochs: 'two' is no number of epochs." in said
+    assert "drawn" not in said
+
+
 def test_what_every_round_runs_is_read_first(
     tmp_path: Path, shelf: Shelf, raters: tuple[Path, Path]
 ) -> None:

@@ -15,6 +15,7 @@ from empo.sweep.commands import (
     before_step,
     cell_steps,
     metrics_step,
+    pairs_step,
     start_steps,
     train_step,
 )
@@ -254,7 +255,7 @@ def test_a_start_that_was_trained_again_is_refused(tmp_path: Path) -> None:
 # --- pairs and raters that a training has learnt from ---
 
 
-def learning(tmp_path: Path) -> tuple[SweepSettings, Path]:
+def learning(tmp_path: Path, **changed: Any) -> tuple[SweepSettings, Path]:
     """A sweep with a rater of a file, and a cell of each kind that it takes part in."""
     rater = tmp_path / "rater"
     rater.mkdir()
@@ -269,7 +270,7 @@ def learning(tmp_path: Path) -> tuple[SweepSettings, Path]:
     }
     given = {"dialogues": str(tmp_path), "recipe_config": str(TINY / "dpo.yaml"), "cells": cells}
     given |= {"output_dir": str(tmp_path / "out"), "recipe": "dpo", "reward": [str(rater)]}
-    return SweepSettings(**given), rater
+    return SweepSettings(**{**given, **changed}), rater
 
 
 @pytest.mark.parametrize("cell", ["hardest", "grpo", "on-policy"])
@@ -307,3 +308,12 @@ def test_a_round_was_trained_on_the_pairs_of_then(tmp_path: Path) -> None:
     steps = round_steps(RoundsSettings(**given, dpo_config=str(TINY / "dpo.yaml")), 1)
     (train,) = [step for step in steps if step.kind == "train"]
     assert tmp_path / "round-1" / "pairs" / "manifest.json" in train.start
+
+
+def test_pairs_are_drawn_from_what_the_training_reads(tmp_path: Path) -> None:
+    own = {"opposites": "own.csv", "mapping": "columns.yaml", "split": "most", "limit": 7}
+    settings, _ = learning(tmp_path, overrides=own)
+    step = pairs_step(settings, settings.found_cells()[0], 42)
+    assert step is not None
+    words = dict(zip(step.argv[::2], step.argv[1::2], strict=True))
+    assert {name: words[f"--{name}"] for name in own} == {**own, "limit": "7"}

@@ -10,8 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from empo.metrics.comparisons import AGAINST_REFERENCE
+from empo.metrics.run_statistics import known_mean, over_runs
 from empo.metrics.shared_exchanges import HUMAN
-from empo.metrics.statistics import holm, known_mean, length_controlled, over_runs
+from empo.metrics.statistics import holm, length_controlled
 from empo.reporting.run_folders import RunFolder
 
 SIGNIFICANT = 0.05

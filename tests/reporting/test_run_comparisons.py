@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from empo.metrics.statistics import holm, length_controlled, over_runs, t_test
+from empo.metrics.run_statistics import over_runs, t_test
+from empo.metrics.statistics import holm, length_controlled
 from empo.reporting.run_comparisons import compare_over_runs, on_the_same
 
 RNG = np.random.default_rng(5)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from empo.metrics.statistics import CONFIDENCE
+from empo.metrics.statistics import CONFIDENCE, length_regression, shares_longer
 
 
 def t_test(a: np.ndarray, b: np.ndarray) -> tuple[dict[str, Any] | None, str | None]:
@@ -94,18 +94,92 @@ def over_runs(
     }
 
 
+def length_controlled_over_runs(
+    a: np.ndarray,
+    b: np.ndarray,
+    length_a: np.ndarray,
+    length_b: np.ndarray,
+    *,
+    fixed: tuple[bool, bool] = (False, False),
+) -> tuple[dict[str, Any] | None, str | None]:
+    """`length_controlled` of run-averaged values and characters, with runs random as in `over_runs`.
+
+    Values and lengths of a side have shape (runs, n); NaN is left out. The intercept is that of the
+    regression of the run-averaged differences on those of length. Its squared standard error is the
+    sum of `variances`: that of the regression (HC3), and for each side that of its run intercepts
+    over its runs; 0 for a side that is `fixed`. A run's intercept is that of the regression of its
+    values, less slope times characters, on the same length differences: the mean of one side's less
+    that of the other's is the intercept of all. Degrees of freedom are Satterthwaite's, coverage is
+    that of `over_runs`.
+
+    Returns this, or None and the reason. Where only the interval is None, the reason is its own.
+    """
+    differences = known_mean(a, axis=0) - known_mean(b, axis=0)
+    lengths = known_mean(length_a, axis=0) - known_mean(length_b, axis=0)
+    known = np.isfinite(differences) & np.isfinite(lengths)
+    differences, lengths = differences[known], lengths[known]
+    fit = length_regression(differences, lengths)
+    if fit is None:
+        return None, "needs length differences that vary over the exchanges"
+    intercept, slope = map(float, fit.params)
+    tested, reason = None, "one training cannot say how far trainings differ"
+    if all(len(of) > 1 or same for of, same in zip((a, b), fixed, strict=True)):
+        adjusted = [
+            values[:, known] - slope * characters[:, known]
+            for values, characters in ((a, length_a), (b, length_b))
+        ]
+        intercepts = [
+            np.array([0.0] if same else [_intercept(run, lengths) for run in of])
+            for of, same in zip(adjusted, fixed, strict=True)
+        ]
+        if np.isfinite(np.concatenate(intercepts)).all():
+            variances = [float(fit.bse[0]) ** 2, *map(_of_mean, intercepts, fixed)]
+            freedom = [len(lengths) - 2, *(max(1, len(of) - 1) for of in (a, b))]
+            noise = 1e-12 * max(float(np.nanmax(np.abs(of))) for of in (a, b))
+            tested, reason = _quasi_f(intercept, variances, freedom, noise)
+        else:
+            reason = "a run has too few values for a regression on length"
+    found = {
+        "intercept": intercept,
+        "slope": slope,
+        **shares_longer(lengths),
+        **{key: (tested or {}).get(key) for key in ("interval", "df", "variances")},
+    }
+    return found, None if found["interval"] else reason
+
+
+def _intercept(values: np.ndarray, lengths: np.ndarray) -> float:
+    """Of the least squares of values on lengths, shapes (n,); NaN where they do not determine it."""
+    known = np.isfinite(values)
+    if known.sum() < 2 or np.ptp(lengths[known]) == 0:
+        return float("nan")
+    return float(np.polynomial.polynomial.polyfit(lengths[known], values[known], 1)[0])
+
+
+def _of_mean(values: np.ndarray, fixed: bool) -> float:
+    """Variance of the mean of a side's runs, shape (runs,)."""
+    return 0.0 if fixed else float(values.var(ddof=1) / len(values))
+
+
 def _crossed(
     differences: np.ndarray, means: Sequence[np.ndarray], fixed: Sequence[bool], noise: float
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """The test of `over_runs`, or None and the reason; a standard error below `noise` is rounding."""
-    n, difference = len(differences), float(differences.mean())
+    """The test of `over_runs`, or None and the reason."""
+    n = len(differences)
     if n < 2:
         return None, "needs two exchanges"
-    variances = [float(differences.var(ddof=1) / n)]
-    variances += [
-        0.0 if same else float(of_runs.var(ddof=1) / len(of_runs))
-        for of_runs, same in zip(means, fixed, strict=True)
-    ]
+    variances = [float(differences.var(ddof=1) / n), *map(_of_mean, means, fixed)]
+    freedom = [n - 1, *(max(1, len(of_runs) - 1) for of_runs in means)]
+    return _quasi_f(float(differences.mean()), variances, freedom, noise)
+
+
+def _quasi_f(
+    difference: float, variances: Sequence[float], freedom: Sequence[int], noise: float
+) -> tuple[dict[str, Any] | None, str | None]:
+    """t of a difference whose variance has three parts: of exchanges and of either side's runs.
+
+    None and the reason where the standard error is below `noise`, which is rounding.
+    """
     error = sum(variances) ** 0.5
     named = {"variances": dict(zip(("exchanges", "a", "b"), variances, strict=True))}
     if error <= noise:
@@ -113,7 +187,6 @@ def _crossed(
             return None, "the difference is the same in all exchanges and runs"
         nothing = {"difference": 0.0, "p": 1.0, "interval": [0.0, 0.0]}
         return named | nothing, "all differences are 0"
-    freedom = [n - 1, *(max(1, len(of_runs) - 1) for of_runs in means)]
     df = error**4 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True))
     half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, df)) * error
     return named | {

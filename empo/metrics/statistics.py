@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 import statsmodels.api as sm
+from statsmodels.regression.linear_model import RegressionResultsWrapper
 from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
 
@@ -188,10 +189,37 @@ def compare(
 def length_controlled(differences: np.ndarray, lengths: np.ndarray) -> dict[str, Any] | None:
     """The difference that is left where both systems' replies are equally long.
 
-    Least squares of the paired differences, shape (n,), on the length differences in characters,
-    shape (n,): the intercept with its 95 % interval (HC3 errors), and the slope per character.
-    share_longer, share_shorter: shares of exchanges where a's reply is longer or shorter than b's;
-    where one of them is near 1 the intercept is an extrapolation. None where the lengths do not determine a slope.
+    The intercept of `length_regression` with its 95 % interval, the slope per character, and
+    `shares_longer`; None where there is no such regression.
+    """
+    fit = length_regression(differences, lengths)
+    if fit is None:
+        return None
+    return {
+        "intercept": float(fit.params[0]),
+        "interval": fit.conf_int(1 - CONFIDENCE)[0].tolist(),
+        "slope": float(fit.params[1]),
+        **shares_longer(lengths),
+    }
+
+
+def shares_longer(lengths: np.ndarray) -> dict[str, float]:
+    """Shares of exchanges where a's reply is longer, or shorter, than b's; `lengths` are a - b.
+
+    Where one of them is near 1 a difference at equal length is an extrapolation.
+    """
+    return {
+        "share_longer": float((lengths > 0).mean()),
+        "share_shorter": float((lengths < 0).mean()),
+    }
+
+
+def length_regression(
+    differences: np.ndarray, lengths: np.ndarray
+) -> RegressionResultsWrapper | None:
+    """Least squares of paired differences, shape (n,), on those of length in characters, shape (n,).
+
+    Errors are HC3, tests t. None where the lengths do not determine a slope and its error.
     """
     if len(differences) < 3 or np.ptp(lengths) == 0:
         return None
@@ -199,16 +227,8 @@ def length_controlled(differences: np.ndarray, lengths: np.ndarray) -> dict[str,
         fit = sm.OLS(differences, sm.add_constant(lengths.astype(float))).fit(
             cov_type="HC3", use_t=True
         )
-        low, high = (finite(bound) for bound in fit.conf_int(1 - CONFIDENCE)[0])
-    if low is None or high is None:  # a single exchange determines the slope
-        return None
-    return {
-        "intercept": float(fit.params[0]),
-        "interval": [low, high],
-        "slope": float(fit.params[1]),
-        "share_longer": float((lengths > 0).mean()),
-        "share_shorter": float((lengths < 0).mean()),
-    }
+        error = finite(fit.bse[0])
+    return None if error is None else fit  # where a single exchange determines the slope
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

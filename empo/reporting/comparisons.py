@@ -126,11 +126,12 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 
 
 def at_equal_length(equal: Mapping[str, Any] | None) -> str:
-    """Intercept and interval of a length-controlled comparison, † where it is an extrapolation."""
+    """Intercept of a length-controlled comparison, its interval if any, † where it extrapolates."""
     if equal is None:
         return "—"
     far = max(equal.get("share_longer", 0), equal.get("share_shorter", 0)) > 0.95
-    return f"{number(equal['intercept'], 4)} {interval(equal['interval'], 4)}{' †' * far}"
+    known = f" {interval(equal['interval'], 4)}" if equal["interval"] else ""
+    return f"{number(equal['intercept'], 4)}{known}{' †' * far}"
 
 
 def mark(p: float | None) -> str:

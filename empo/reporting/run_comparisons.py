@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from empo.metrics.comparisons import AGAINST_REFERENCE
-from empo.metrics.run_statistics import known_mean, over_runs
+from empo.metrics.run_statistics import length_controlled_over_runs, over_runs
 from empo.metrics.shared_exchanges import HUMAN
-from empo.metrics.statistics import holm, length_controlled
+from empo.metrics.statistics import holm
 from empo.reporting.run_folders import RunFolder
 
 SIGNIFICANT = 0.05
@@ -28,13 +28,13 @@ def compare_over_runs(
     ids: Sequence[str],
 ) -> list[dict[str, Any]]:
     """All pairs in all values per response, on the exchanges that all runs share; differences a - b."""
-    arrays: dict[str, dict[str, list[list[float]]]] = {name: {} for name in systems}
+    arrays: dict[str, dict[str, dict[int, list[float]]]] = {name: {} for name in systems}
     for (i, there), name in names.items():
         if labels[i] in systems[name]["runs"] and (of := runs[i]["per_response"]):
             rows = [of[there][key] for key in ids]
             for key in dict.fromkeys(key for row in rows for key in row):
                 found = [np.nan if row.get(key) is None else row[key] for row in rows]
-                arrays[name].setdefault(key, []).append(found)
+                arrays[name].setdefault(key, {})[i] = found
     within = _within(runs, labels, names)
     todo = [
         (a, b, key)
@@ -45,9 +45,10 @@ def compare_over_runs(
     compared = []
     for a, b, key in tqdm(todo, delay=2, disable=None, desc="comparisons"):
         fixed = (systems[a]["fixed"], systems[b]["fixed"])
-        row = over_runs(*on_the_same(arrays[a][key], arrays[b][key]), fixed=fixed)
+        values = [list(arrays[name][key].values()) for name in (a, b)]
+        row = over_runs(*on_the_same(*values), fixed=fixed)
         row |= {"a": a, "b": b, "metric": key}
-        row |= _at_equal_length(arrays[a], arrays[b], key, row["reasons"])
+        row |= _at_equal_length((arrays[a], arrays[b]), key, fixed, row["reasons"])
         counting = {*systems[a]["runs"], *systems[b]["runs"]}  # not the same replies again
         rows = {k: of for k, of in within.get((a, b, key), {}).items() if k in counting}
         compared.append(row | _of_the_runs(rows, row["reasons"]))
@@ -71,26 +72,25 @@ def on_the_same(
 
 
 def _at_equal_length(
-    a: Mapping[str, Sequence[Sequence[float]]],
-    b: Mapping[str, Sequence[Sequence[float]]],
+    sides: Sequence[Mapping[str, Mapping[int, Sequence[float]]]],
     key: str,
+    fixed: tuple[bool, bool],
     reasons: dict[str, str],
 ) -> dict[str, Any]:
-    """`length_controlled` of the differences of run-averaged values and characters."""
-    found = None
+    """`length_controlled_over_runs` of two systems: value -> run -> numbers, each."""
+    found, reason = None, None
     if key.startswith("length."):
-        reasons["length_controlled"] = "length itself"
-    elif _LENGTH not in a or _LENGTH not in b:
-        reasons["length_controlled"] = "not both systems have lengths"
+        reason = "length itself"
+    elif any(_LENGTH not in of or of[key].keys() - of[_LENGTH].keys() for of in sides):
+        reason = "not both systems have lengths"
     else:
-        of_value, of_length = (
-            known_mean(np.array(a[of], float), axis=0) - known_mean(np.array(b[of], float), axis=0)
-            for of in (key, _LENGTH)
+        values, lengths = (
+            [np.array([of[name][run] for run in of[key]], float) for of in sides]
+            for name in (key, _LENGTH)
         )
-        known = np.isfinite(of_value) & np.isfinite(of_length)
-        found = length_controlled(of_value[known], of_length[known])
-        if found is None:
-            reasons["length_controlled"] = "needs length differences that vary over the exchanges"
+        found, reason = length_controlled_over_runs(*values, *lengths, fixed=fixed)
+    if reason is not None:
+        reasons["length_controlled.interval" if found else "length_controlled"] = reason
     return {"length_controlled": found}
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from empo.metrics.run_statistics import over_runs, t_test
+from empo.metrics.run_statistics import length_controlled_over_runs, over_runs, t_test
+from empo.metrics.statistics import length_controlled, length_regression
 
 
 def test_welch_agrees_with_its_formula():
@@ -179,3 +180,117 @@ def test_over_runs_leaves_out_nan():
     one = over_runs(a[:, :1], b[:, :1])
     assert (one["difference"], one["p"]) == (1, None)
     assert one["reasons"]["p"] == "needs two exchanges"
+
+
+# --- at equal length ---
+
+
+def lengthy(rng, runs, n, run_sd, length_sd, exchange, longer=0.0):
+    """Values and characters of one system, shape (runs, n): a hundredth per character, else of mean 0."""
+    values, characters = exchange
+    characters = characters + longer + rng.normal(0, length_sd, (runs, 1))
+    characters = characters + rng.normal(0, 20, (runs, n))
+    noise = rng.normal(0, run_sd, (runs, 1)) + rng.normal(0, 1, (runs, n))
+    return values + 0.01 * characters + noise, characters
+
+
+def covered(seed, repeats, runs, n, run_sd, length_sd, longer=0.0, fixed=False):
+    """How many intervals at equal length hold the true 0: over runs, and those that leave runs out."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros(2, int)
+    for _ in range(repeats):
+        exchange = rng.normal(0, 1, n), 60 + rng.normal(0, 20, n)
+        a, of_a = lengthy(rng, runs, n, run_sd, length_sd, exchange, longer)
+        again = (1, n, 0, 0) if fixed else (runs, n, run_sd, length_sd)
+        b, of_b = lengthy(rng, *again, exchange)
+        found, reason = length_controlled_over_runs(a, b, of_a, of_b, fixed=(False, fixed))
+        assert reason is None
+        pooled = length_controlled(a.mean(0) - b.mean(0), of_a.mean(0) - of_b.mean(0))
+        assert found["intercept"] == pytest.approx(pooled["intercept"])
+        counts += [low <= 0 <= high for low, high in (found["interval"], pooled["interval"])]
+    return counts
+
+
+def test_equal_length_over_runs_covers_the_true_difference():
+    """Binomial(300, .94): fewer than 267 once in 1,000. The regression alone leaves the runs out."""
+    crossed, pooled = covered(9, 300, runs=3, n=500, run_sd=0.1, length_sd=10)
+    assert crossed >= 267
+    assert pooled < 210
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [2, 3, 4])
+@pytest.mark.parametrize(
+    "n, run_sd, length_sd, longer",
+    [(500, 0.1, 0, 0), (100, 0.3, 10, 30), (100, 0.1, 10, 0), (100, 0, 0, 0)],
+    ids=["many exchanges", "runs over exchanges, longer", "all", "no runs"],
+)
+def test_equal_length_over_runs_covers_under_many_conditions(runs, n, run_sd, length_sd, longer):
+    """Binomial(3000, .94): fewer than 2,779 once in 1,000."""
+    crossed, _ = covered([9, runs, n], 3000, runs, n, run_sd, length_sd, longer)
+    assert crossed >= 2779
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs, least", [(2, 0.87), (3, 0.92), (4, 0.936)])
+def test_equal_length_against_a_fixed_system_covers_as_over_runs(runs, least):
+    crossed, _ = covered([8, runs], 3000, runs, 500, 0.3, 10, fixed=True)
+    assert crossed >= 3000 * least - 3.1 * (3000 * least * (1 - least)) ** 0.5
+
+
+def test_equal_length_over_runs_by_hand():
+    # value = length + 1 (run one) or + 3 (run two), against 0: intercepts 1 and 3, mean 2
+    of_a = np.array([[-1.0, 0, 1, 2, 3], [-1.0, 0, 1, 2, 3]])
+    bent = np.array([0.1, -0.1, 0, -0.1, 0.1])  # keeps the line, so that it has an error
+    a = of_a + np.array([[1.0], [3.0]]) + bent
+    nothing = np.zeros((1, 5))
+    found, reason = length_controlled_over_runs(a, nothing, of_a, nothing, fixed=(False, True))
+    assert reason is None
+    assert (found["intercept"], found["slope"]) == pytest.approx((2, 1))
+    assert (found["share_longer"], found["share_shorter"]) == (0.6, 0.2)
+    own = float(length_regression(a.mean(axis=0), of_a[0]).bse[0] ** 2)
+    assert found["variances"] == pytest.approx({"exchanges": own, "a": 2 / 2, "b": 0})
+    assert found["df"] == pytest.approx((1 + own) ** 2 / (own**2 / 3 + 1))
+    half = scipy.stats.t.ppf(0.975, found["df"]) * (1 + own) ** 0.5
+    assert found["interval"] == pytest.approx([2 - half, 2 + half])
+
+
+def test_runs_that_differ_only_by_their_length_do_not_differ_at_equal_length():
+    rng = np.random.default_rng(10)
+    of_b = rng.integers(20, 90, (1, 60)).astype(float)
+    of_a = of_b + rng.normal(0, 10, (1, 60)) + np.array([[-30.0], [0.0], [30.0]])
+    a, b = 0.01 * of_a, 0.01 * of_b + rng.normal(0, 1e-3, (1, 60))
+    found, _ = length_controlled_over_runs(a, b, of_a, of_b, fixed=(False, True))
+    assert over_runs(a, b, fixed=(False, True))["variances"]["a"] == pytest.approx(0.03, rel=0.1)
+    assert found["variances"]["a"] < 1e-5
+
+
+def test_two_fixed_systems_have_the_regression_over_exchanges_at_equal_length():
+    rng = np.random.default_rng(11)
+    values = [rng.normal(0, 1, (1, 50)) for _ in range(4)]
+    found, _ = length_controlled_over_runs(*values, fixed=(True, True))
+    pooled = length_controlled((values[0] - values[1])[0], (values[2] - values[3])[0])
+    assert found["interval"] == pytest.approx(pooled["interval"]) and found["df"] == 48
+
+
+def test_what_has_no_interval_at_equal_length_says_why():
+    rng = np.random.default_rng(12)
+    a, b, of_a, of_b = (rng.normal(0, 1, (2, 9)) for _ in range(4))
+    same = np.ones((2, 9))
+    needs = "needs length differences that vary over the exchanges"
+    assert length_controlled_over_runs(a, b, same, same) == (None, needs)
+    found, reason = length_controlled_over_runs(a[:1], b, of_a[:1], of_b)
+    assert reason == "one training cannot say how far trainings differ"
+    assert [found[key] for key in ("interval", "df", "variances")] == [None] * 3
+    a[0, 1:] = np.nan
+    found, reason = length_controlled_over_runs(a, b, of_a, of_b)
+    assert (found["interval"], reason) == (
+        None,
+        "a run has too few values for a regression on length",
+    )
+    nothing = np.zeros((2, 9))
+    found, reason = length_controlled_over_runs(nothing, nothing, of_a, of_b)
+    assert (found["interval"], reason) == ([0, 0], None)
+    found, reason = length_controlled_over_runs(nothing + 0.5, nothing, of_a, of_b)
+    assert found["interval"] is None
+    assert reason == "the difference is the same in all exchanges and runs"

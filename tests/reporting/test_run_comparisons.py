@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from empo.metrics.run_statistics import over_runs, t_test
+from empo.metrics.run_statistics import length_controlled_over_runs, over_runs, t_test
 from empo.metrics.statistics import holm, length_controlled
+from empo.reporting.comparisons import at_equal_length
 from empo.reporting.run_comparisons import compare_over_runs, on_the_same
 
 RNG = np.random.default_rng(5)
@@ -96,20 +97,47 @@ def test_length_is_controlled_on_the_averages_over_runs(values):
         for name in ("dpo", "ipo")
     }
     of_value, of_length = (of["dpo"][key] - of["ipo"][key] for key in ("nidf", "length.characters"))
-    found = dict(rows["dpo", "ipo", "nidf"]["length_controlled"])
-    assert found["share_shorter"] == np.mean(of_length < 0)
-    expected = length_controlled(of_value, of_length)
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        assert found[key] == pytest.approx(value)
+    found = rows["dpo", "ipo", "nidf"]["length_controlled"]
+    pooled = length_controlled(of_value, of_length)
+    for key in ("intercept", "slope", "share_longer", "share_shorter"):
+        assert found[key] == pytest.approx(pooled[key])
+    arrays = [
+        np.array([v[name][key] for v in values]) for key in KEYS[:2] for name in ("dpo", "ipo")
+    ]
+    assert found == length_controlled_over_runs(*arrays)[0]
+    low, high = found["interval"]
+    assert low < pooled["interval"][0] < pooled["interval"][1] < high
     row = rows["dpo", "ipo", "length.characters"]
     assert row["length_controlled"] is None
     assert row["reasons"]["length_controlled"] == "length itself"
-    for run in values:
+    for run in (values[0], values[1], values[2]):
         for system in run.values():
             system.pop("length.characters", None)
+        row = compared([of_run(of) for of in values])["dpo", "ipo", "nidf"]
+        assert row["reasons"]["length_controlled"] == "not both systems have lengths"
+
+
+def test_lengths_are_those_of_the_runs_that_have_the_value(values):
+    del values[0]["dpo"]["nidf"]
     row = compared([of_run(of) for of in values])["dpo", "ipo", "nidf"]
-    assert row["reasons"]["length_controlled"] == "not both systems have lengths"
+    dpo, ipo = values[1:], values
+    of = [
+        np.array([v[name][key] for v in some])
+        for key in KEYS[:2]
+        for name, some in (("dpo", dpo), ("ipo", ipo))
+    ]
+    assert row["length_controlled"] == length_controlled_over_runs(*of)[0]
+
+
+def test_at_equal_length_a_single_training_has_no_interval_and_says_so(values):
+    del values[1]["ipo"], values[2]["ipo"]
+    row = compared([of_run(of) for of in values])["dpo", "ipo", "nidf"]
+    assert row["length_controlled"]["interval"] is None
+    why = "one training cannot say how far trainings differ"
+    assert row["reasons"]["length_controlled.interval"] == why
+    assert at_equal_length(
+        row["length_controlled"]
+    ) == f"{row['length_controlled']['intercept']:.4f}".replace("-", "−")
 
 
 def test_holm_is_over_the_whole_table(values):

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from empo.pair_rules import PairRule, pair_rule
+
 
 def model_card(facts: dict[str, Any]) -> str:
     """A README.md in the hub's format for the model or adapter of a training run.
@@ -23,7 +25,8 @@ def model_card(facts: dict[str, Any]) -> str:
             header["base_model"] = base["name"]
         header["library_name"] = "peft" if facts.get("adapter") else "transformers"
     lines = ["---", yaml.safe_dump(header, sort_keys=True).strip(), "---", ""]
-    lines += [f"# {facts['name']}", "", _summary(facts), "", "## Data", ""]
+    rule = pair_rule(facts)
+    lines += [f"# {facts['name']}", "", _summary(facts, rule), "", "## Data", ""]
     for corpus in facts.get("data", []):
         rejected = sum(corpus["rejected"].values())
         lines.append(
@@ -43,6 +46,11 @@ def model_card(facts: dict[str, Any]) -> str:
                 f"; packed into {packed['rows']:,} rows of {packed['mean_dialogues']} dialogues on "
                 f"average, {packed['fill']:.0%} filled (batch sizes count packed rows)"
             )
+    if rule and rule["without_pairs"]:
+        lines.append(
+            f"- pairs: {rule['exchanges'] or 0:,} exchanges trained on; {rule['without_pairs']:,} were "
+            "left out that have none"
+        )
     evaluations = [entry for entry in facts.get("evaluations", []) if entry]
     if evaluations:
         keys = [key for key in evaluations[-1] if key in SHOWN]
@@ -101,12 +109,11 @@ def _chosen(selection: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _summary(facts: dict[str, Any]) -> str:
+def _summary(facts: dict[str, Any], rule: PairRule | None) -> str:
     what = {
         "base": "A small causal language model trained from scratch on dialogues.",
         "sft": "Fine-tuned on whole dialogues with the loss on the listener's turns only.",
-        "dpo": "Aligned by DPO: the human reply preferred to a reply given to a speaker with the "
-        "opposite emotion, drawn anew every epoch.",
+        "dpo": rule and f"Aligned by DPO: {_preferred(rule)}",
         "reward": "Trained by GRPO on replies sampled from itself, rewarded by a rater. That rater's "
         "scores are no measure of this model.",
     }[facts["command"]]
@@ -118,6 +125,34 @@ def _summary(facts: dict[str, Any]) -> str:
     reference = f" Reference: {facts['reference']}." if facts.get("reference") else ""
     rewards = "; ".join(entry["name"] + _rewarded(entry) for entry in facts.get("reward", []))
     return f"{what}{on}{reference}" + (f" Reward: {rewards}." if rewards else "")
+
+
+def _preferred(rule: PairRule) -> str:
+    """What the pairs preferred to what, and by whom they were chosen."""
+    count, by = rule["candidates"], " and ".join(rule["raters"])
+    if rule["dimensions"]:
+        by += f" ({', '.join(rule['dimensions'])})"
+    if rule["at_equal_length"]:
+        by += ", without the effect of length"
+    no_measure = "That rater's scores are no measure of this model."
+    if len(rule["raters"]) > 1:
+        no_measure = "Those raters' scores are no measure of this model."
+    if rule["source"] == "sampled":
+        apart = "" if rule["margin"] is None else f" at least {rule['margin']:g} below it"
+        return (
+            f"of {count} replies that the policy itself gave to a context, the best preferred to one "
+            f"of the worst{apart}, as ranked by {by}. No human reply was preferred. {no_measure}"
+        )
+    text = "the human reply preferred to a reply given to a speaker with the opposite emotion"
+    if rule["on_topic"] is not None:
+        text += f", out of the {rule['on_topic']} whose contexts are most alike"
+    if not rule["raters"]:
+        return f"{text}, drawn anew every epoch."
+    which = {"hardest": "the best of", "easiest": "the worst of"}.get(rule["choose"], "one of")
+    text += f", {which} {count} candidates drawn anew every epoch"
+    if rule["margin"] is not None:
+        text += f", where the human reply scores at least {rule['margin']:g} more"
+    return f"{text}, as scored by {by}. {no_measure}"
 
 
 def _rewarded(entry: Mapping[str, Any]) -> str:

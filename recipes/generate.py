@@ -24,6 +24,7 @@ from empo.alignment.launching import quiet_dependencies
 from empo.choosing import BestOf
 from empo.dialogues import Exchange
 from empo.judging import JudgeSettings, load_judge
+from empo.pair_rules import pair_rule
 from empo.process import run
 from empo.prompts import LENGTH_CONTROLLED_MESSAGE, SYSTEM_MESSAGE
 from empo.records import file_facts
@@ -210,7 +211,7 @@ def told(chosen: dict[str, Any], n: int) -> str:
 
 
 def trained_by(run: dict[str, Any]) -> dict[str, Any] | None:
-    """The run that made a model, without its places; None where no run is known."""
+    """The run that made a model and the rule of its pairs, without places; None: no run is known."""
     if "settings" not in run:
         return None
     settings = {
@@ -218,7 +219,9 @@ def trained_by(run: dict[str, Any]) -> dict[str, Any] | None:
         for key, value in run["settings"].items()
         if key not in _PATHS and not key.startswith("hub_")
     }
-    return {"command": run["command"], "seed": run.get("seed"), "settings": settings}
+    trained = {"command": run["command"], "seed": run.get("seed"), "settings": settings}
+    rule = pair_rule(run)
+    return trained if rule is None else {**trained, "pairs": rule}
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ FLOORS = {
         "json_values",
         "yaml_values",
         "pair_files",
+        "pair_rules",
         "length_effect",
     },
     2: {
@@ -67,6 +68,7 @@ FLOORS = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 OPEN_ON_FLOOR_1 = {"records", "dialogues", "untrusted", "redaction", "json_values", "yaml_values"}
+OPEN_ON_FLOOR_1 |= {"pair_rules"}
 
 EXCEPTIONS: set[str] = set()
 

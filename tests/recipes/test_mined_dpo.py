@@ -66,7 +66,17 @@ def test_mined_pairs_name_the_rater_as_a_reward(
     assert recipe("generate")(words) == 0
     manifest = read_json(f"{output}.manifest.json")
     assert manifest["reward"] == identities([rater]) and manifest["selected_by"] is None
-    assert "pairs" not in manifest["trained"]["settings"]
+    trained = manifest["trained"]
+    assert "pairs" not in trained["settings"] and str(pairs) not in json.dumps(trained)
+    of_tiny = ["emotional_reactions", "interpretations", "explorations"]
+    expected = {"source": "opposite", "candidates": 3, "choose": "hardest", "margin": 0.0}
+    expected |= {"raters": [identities([rater])[0]["name"]], "on_topic": None}
+    expected |= {"exchanges": len(ids), "without_pairs": 64 - len(ids), "too_long": 0}
+    assert trained["pairs"].items() >= expected.items()
+    assert trained["pairs"]["dimensions"] == of_tiny
+    card = (run / "README.md").read_text()
+    assert "the best of 3 candidates drawn anew every epoch" in card
+    assert f"{64 - len(ids)} were left out that have none" in card
 
 
 def test_a_training_that_the_pairs_do_not_fit_is_refused(

@@ -87,6 +87,10 @@ def test_the_policy_of_the_last_round_replies(done: Path, shelf: Shelf, tmp_path
     given += ["--limit", 2, "--output", output, "--max-new-tokens", 4]
     assert recipe("generate")(list(map(str, given))) == 0
     assert len(read_responses(output)) == 2
+    trained = read_json(f"{output}.manifest.json")["trained"]["pairs"]
+    assert (trained["source"], trained["choose"], trained["candidates"]) == ("sampled", "worst", 4)
+    card = (done / "round-2" / "model" / "README.md").read_text()
+    assert "of 4 replies that the policy itself gave" in card and "opposite emotion" not in card
     assert read_json(f"{output}.manifest.json")["reward"]
 
 

@@ -58,7 +58,8 @@ def test_the_results_know_how_a_system_was_trained(done: Path, shelf: Shelf) -> 
     assert str(shelf.folder) not in json.dumps(trained)
     assert read_json(seed / "results.json")["systems"]["lora_alpha=64"]["trained"] == trained
     start = read_json(done.with_name("out") / "responses" / "start.jsonl.manifest.json")
-    assert start["trained"]["command"] == "sft"
+    assert start["trained"]["command"] == "sft" and "pairs" not in start["trained"]
+    assert (trained["pairs"]["choose"], trained["pairs"]["exchanges"]) == ("random", 64)
 
 
 def test_a_model_that_no_run_made_was_trained_by_nobody() -> None:

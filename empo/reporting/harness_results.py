@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from empo.records import read_typed, write_json
 from empo.reporting.markdown import aligned, number
+from empo.reporting.results import Trained
 
 HARNESS_SCHEMA = "empo.harness/1"
 HARNESS_FILE = "harness.json"
@@ -76,7 +77,7 @@ class Harness(TypedDict):
     """The whole file; further keys are allowed and kept.
 
     `settings` are all that move a figure beside the weights. `trained` is how the model was
-    trained, where that is known: command, seed, settings.
+    trained, where that is known.
     """
 
     schema: Literal["empo.harness/1"]
@@ -86,7 +87,7 @@ class Harness(TypedDict):
     command: str
     system: str
     model: dict[str, Any]
-    trained: dict[str, Any] | None
+    trained: Trained | None
     settings: dict[str, Any]
     tasks: dict[str, TaskFigures]
     groups: dict[str, GroupFigures]

@@ -25,7 +25,7 @@ from empo.reporting.run_folders import (
     training,
 )
 from empo.reporting.run_notes import notes_on
-from empo.reporting.run_trainings import differing_settings, sweeps, system_names
+from empo.reporting.run_trainings import differing_settings, pair_rules, sweeps, system_names
 from empo.runs import now
 
 REPORT_SCHEMA = "empo.report/1"
@@ -36,11 +36,13 @@ class Report(TypedDict):
 
     `systems` maps a name to `runs` (labels of those that count), `same` (label -> label of the run
     with the same replies, which stands for it), `fixed` (it is the same in every run, as the
-    references are), `trained` (label -> command, seed, settings), `rewarded_by` (the raters whose weights chose its
-    replies or rewarded its training), `values` (metric.value -> mean,
-    sd, of, runs) and `counts` (histograms, levels and confusions of responses, nested as in
-    results.json, summed over the runs that count). `surveys` maps a label to what its
-    survey.json has. `settings` maps a training setting that differs to system -> its values. `sweeps` are the settings along which systems differ in nothing else.
+    references are), `trained` (label -> command, seed, settings, pairs), `rewarded_by` (the raters
+    whose weights chose its replies or rewarded its training), `values` (metric.value -> mean, sd, of,
+    runs) and `counts` (histograms, levels and confusions of responses, nested as in results.json,
+    summed over the runs that count). `surveys` maps a label to what its survey.json has. `settings`
+    maps a training setting that differs to system -> its values, `pairs` a system to the rule of its
+    pairs and the exchanges it trained on. `sweeps` are the settings along which systems differ in
+    nothing else.
     """
 
     schema: Literal["empo.report/1"]
@@ -53,6 +55,7 @@ class Report(TypedDict):
     language_understanding: dict[str, Any] | None
     surveys: dict[str, dict[str, Any]]
     settings: dict[str, dict[str, list[Any]]]
+    pairs: dict[str, dict[str, Any]]
     sweeps: list[dict[str, Any]]
     versions: dict[str, dict[str, str]]
     signatures: dict[str, str]
@@ -100,6 +103,7 @@ def combine(runs: Sequence[RunFolder], *, published: bool | None = None) -> Repo
             if (survey := run.get("survey"))
         },
         "settings": differing_settings(trained),
+        "pairs": pair_rules(trained),
         "sweeps": sweeps(trained),
         "versions": _versions(runs, labels),
         "signatures": {k: v for results in measured for k, v in results["signatures"].items()},

@@ -8,7 +8,16 @@ from typing import Any, Literal, NotRequired
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from empo.pair_rules import PairRule
 from empo.records import RESULTS_SCHEMA, read_typed, sha256, write_json, write_jsonl
+
+
+@with_config(extra="allow")
+class Trained(TypedDict):
+    """How a model was trained, as its run says: command, seed, settings, and the rule of its pairs."""
+
+    settings: NotRequired[dict[str, Any] | None]
+    pairs: NotRequired[PairRule | None]
 
 
 @with_config(extra="allow")
@@ -16,13 +25,13 @@ class SystemResults(TypedDict):
     """One system: number of responses, metric -> value name -> value (fractions, not percent).
 
     `digest` identifies its replies whatever file they came in. `trained` is how the model behind
-    them was trained, where that is known: command, seed, settings. `reward`: the raters that chose
-    its replies or rewarded its training, each with name and weights.
+    them was trained, where that is known. `reward`: the raters that chose its replies or rewarded
+    its training, each with name and weights.
     """
 
     n: int
     digest: NotRequired[str]
-    trained: NotRequired[dict[str, Any] | None]
+    trained: NotRequired[Trained | None]
     reward: NotRequired[list[dict[str, Any]]]
     metrics: dict[str, dict[str, Any]]
 

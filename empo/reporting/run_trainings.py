@@ -1,10 +1,11 @@
-"""How the systems of a report were trained: names of their cells, settings that differ, sweeps."""
+"""How the systems of a report were trained: names of their cells, settings, pairs, sweeps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from empo.pair_rules import named
 from empo.reporting.run_folders import RunFolder, training
 
 NOT_TOLD = "training not told"
@@ -16,6 +17,8 @@ _BOOKKEEPING = tuple(
 )
 _SEEDS = ("seed", "data_seed")
 _PLACES = ("model", "dialogues", "valid", "mapping", "chat_template", "output", "output_dir")
+_PAIRS = "pairs"
+"""The rule of the pairs, among the settings that move a training; as a setting itself it is a place."""
 
 
 def system_names(runs: Sequence[RunFolder]) -> dict[tuple[int, str], str]:
@@ -44,8 +47,13 @@ def _cell(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the settings that are not the same in all of them (absent counts as a value)."""
+    """Names of the settings that are not the same in all of them.
+
+    Absent counts as a value, but for the rule of the pairs, which files of scores do not have.
+    """
     keys = dict.fromkeys(key for of in settings for key in of)
+    if any(_PAIRS not in of for of in settings):
+        keys.pop(_PAIRS, None)
     return [key for key in keys if len({repr(of.get(key)) for of in settings}) > 1]
 
 
@@ -54,8 +62,12 @@ def _plain(value: Any) -> str:
 
 
 def moving_settings(trained: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training that make it another one: no seed, no place, no logging."""
-    return {key: value for key, value in shown_settings(trained).items() if key not in _PLACES}
+    """The settings of a training that make it another one: no seed, no place, no logging.
+
+    With the rule of its pairs in words, where that is told.
+    """
+    found = {key: value for key, value in shown_settings(trained).items() if key not in _PLACES}
+    return found | ({_PAIRS: named(rule)} if (rule := trained.get("pairs")) else {})
 
 
 def shown_settings(trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +75,7 @@ def shown_settings(trained: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in (trained.get("settings") or {}).items()
-        if key not in _SEEDS and not key.startswith(_BOOKKEEPING)
+        if key not in (*_SEEDS, _PAIRS) and not key.startswith(_BOOKKEEPING)
     }
 
 
@@ -82,6 +94,26 @@ def differing_settings(trained: Mapping[str, Mapping[str, Any]]) -> dict[str, di
         for key, of_system in sets.items()
         if len({tuple(values) for values in of_system.values()}) > 1
     }
+
+
+def pair_rules(trained: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """System -> `rule` (in words, each once over its runs), and by run what it trained on.
+
+    `rejected`, `exchanges`, `without_pairs` and `too_long` map the label of a run that knows it to a
+    number. Systems that trained on no pairs are left out.
+    """
+    found = {}
+    for name, of_runs in trained.items():
+        rules = {label: of["pairs"] for label, of in of_runs.items() if of.get("pairs")}
+        if rules:
+            found[name] = {
+                "rule": list(dict.fromkeys(map(named, rules.values()))),
+                **{
+                    key: {label: of[key] for label, of in rules.items() if of[key] is not None}
+                    for key in ("rejected", "exchanges", "without_pairs", "too_long")
+                },
+            }
+    return found
 
 
 def sweeps(trained: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

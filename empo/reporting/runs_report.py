@@ -46,6 +46,7 @@ def render_runs(report: Mapping[str, Any], figures: Mapping[str, str] | None = N
         *surveys_sections(report),
         _moving(report["systems"]),
         settings_section(report["settings"]),
+        pairs_section(report["pairs"]),
         figures_section(figures or {}),
         _not_run(report),
         _samples(report["samples"]),
@@ -173,6 +174,31 @@ def settings_section(settings: Mapping[str, Mapping[str, Sequence[Any]]]) -> str
         "several runs. Seeds stand in the table of runs; settings of logging and saving are left "
         "out.\n\n" + _by_system("setting", systems, rows)
     )
+
+
+def pairs_section(pairs: Mapping[str, Mapping[str, Any]]) -> str:
+    """How the pairs of every system were made, and of how many exchanges; empty where none has any."""
+    if not pairs:
+        return ""
+    return _PAIRS + "\n" + table(_PAIRS_HEADERS, [_pairs(*item) for item in pairs.items()], left=2)
+
+
+_PAIRS = (
+    "## Pairs of training\n\nWhich reply was rejected. *random*, *hardest*, *easiest*: of so many "
+    "replies to the opposite emotion any one, the one that scores highest or lowest as a reply to this "
+    "context; the human reply was chosen. *on topic*: candidates from the nearest contexts only. "
+    "*margin*: the chosen reply scored at least so much more. *on-policy*: both are samples of the "
+    "policy, the best was chosen. In brackets the dimensions of the score. *exchanges* were trained "
+    "on; left out were those without a pair and those too long. Several numbers are of several runs.\n"
+)
+_PAIRS_HEADERS = "system;pairs;rejected;exchanges;without a pair;too long".split(";")
+
+
+def _pairs(name: str, of: Mapping[str, Any]) -> list[str]:
+    """A row of the table of pairs."""
+    numbers = (of[key].values() for key in ("rejected", "exchanges", "without_pairs", "too_long"))
+    counts = (", ".join(dict.fromkeys(f"{n:,}" for n in some)) or "—" for some in numbers)
+    return [name, "; ".join(of["rule"]), *counts]
 
 
 def _setting(value: Any) -> str:

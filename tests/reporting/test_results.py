@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 
 from empo.records import UserError, write_json
@@ -41,3 +43,14 @@ def test_errors_name_file_and_field(results, tmp_path):
         UserError, match=r"results\.json, field 'seed': Input should be a valid int"
     ):
         read_results(path)
+
+
+@pytest.mark.parametrize(
+    "trained, field", [({"pairs": 3}, "pairs"), ({"settings": "x"}, "settings")]
+)
+def test_what_a_training_tells_has_its_type(results, tmp_path, trained, field):
+    changed = copy.deepcopy(results)
+    changed["systems"]["one"]["trained"] = trained
+    write_json(tmp_path / "results.json", changed)
+    with pytest.raises(UserError, match=rf"field 'systems\.one\.trained\.{field}'"):
+        read_results(tmp_path / "results.json")

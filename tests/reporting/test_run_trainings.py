@@ -4,6 +4,7 @@ from empo.reporting.run_trainings import (
     differing,
     differing_settings,
     moving_settings,
+    pair_rules,
     sweeps,
     system_names,
 )
@@ -11,6 +12,16 @@ from empo.reporting.run_trainings import (
 
 def trained(command="dpo", seed=1, **settings):
     return {"command": command, "seed": seed, "settings": {"seed": seed, **settings}}
+
+
+def rule(**changed):
+    """As recipes/generate.py notes the pairs of a training."""
+    plain = {
+        "source": "opposite", "candidates": 1, "choose": "random", "rejected": 1, "on_topic": None,
+        "margin": None, "at_equal_length": False, "raters": [], "dimensions": [], "exchanges": 80,
+        "without_pairs": 0, "too_long": None,
+    }  # fmt: skip
+    return plain | changed
 
 
 def run(**systems):
@@ -39,6 +50,44 @@ def test_cells_of_a_sweep_are_systems_of_their_own():
     ]
     runs[2]["results"]["systems"]["dpo"]["trained"] = trained(lora_r=8)
     assert system_names(runs)[2, "dpo"] == "dpo (beta default)"
+
+
+def test_other_pairs_make_another_system_and_other_counts_do_not():
+    hardest = {"candidates": 4, "choose": "hardest", "raters": ["levels"], "dimensions": ["warmth"]}
+    runs = [
+        run(dpo=trained(seed=1, beta=0.1) | {"pairs": rule(**changed)})
+        for changed in ({}, {"exchanges": 79}, hardest)
+    ]
+    assert [system_names(runs)[i, "dpo"] for i in range(3)] == [
+        "dpo (pairs random)",
+        "dpo (pairs random)",
+        "dpo (pairs hardest of 4, by levels (warmth))",
+    ]
+    assert set(system_names(runs[:2]).values()) == {"dpo"}
+    scores = {"system": "dpo", "trained": trained(beta=0.1, pairs="/somewhere/pairs")}
+    runs = [runs[2], {**run(), "results": None, "harness": {"f": scores}}]  # tells no rule
+    assert set(system_names(runs).values()) == {"dpo"}
+
+
+def test_pairs_of_every_arm_with_the_numbers_of_its_runs():
+    found = pair_rules(
+        {
+            "sft": {"one": trained("sft")},
+            "dpo": {
+                "one": trained() | {"pairs": rule(exchanges=80, too_long=2)},
+                "two": trained() | {"pairs": rule(exchanges=70, without_pairs=10)},
+            },
+        }
+    )
+    assert found == {
+        "dpo": {
+            "rule": ["random"],
+            "rejected": {"one": 1, "two": 1},
+            "exchanges": {"one": 80, "two": 70},
+            "without_pairs": {"one": 0, "two": 10},
+            "too_long": {"one": 2},
+        }
+    }
 
 
 def test_a_run_that_does_not_tell_its_training_is_no_run_of_the_cells():

@@ -383,6 +383,33 @@ def test_settings_that_differ_have_a_table(rendered):
     assert ["ipo", "not given", "not given", "|"] in rows
 
 
+def test_every_arm_has_a_row_of_its_pairs(runs):
+    one = copy.deepcopy(runs)
+    plain = {"source": "opposite", "candidates": 1, "choose": "random", "rejected": 1}
+    plain |= {"on_topic": None, "margin": None, "at_equal_length": False, "raters": []}
+    plain |= {"dimensions": [], "exchanges": 1600, "without_pairs": 0, "too_long": 1}
+    sampled = {"source": "sampled", "candidates": 8, "choose": "worst", "raters": ["le|vels"]}
+    for i, each in enumerate(one):
+        systems = each["results"]["systems"]
+        systems["dpo"]["trained"]["pairs"] = plain
+        fewer = {"exchanges": 400 + i // 2, "without_pairs": 1200}
+        systems[HOSTILE]["trained"]["pairs"] = plain | sampled | fewer
+    combined = combine(one)
+    (found,) = tables(section(render_runs(combined), "Pairs of training"))
+    assert found[1] == [
+        ["system", "pairs", "rejected", "exchanges", "without a pair", "too long"],
+        ["dpo", "random", "1", "1,600", "0", "1"],
+        [
+            found[1][2][0],
+            "on-policy, best against worst of 8, by le|vels",
+            "1",
+            "400, 401",
+            "1,200",
+            "1",
+        ],
+    ]
+
+
 def test_many_systems_stand_in_several_tables(report):
     changed = copy.deepcopy(report)
     for i in range(8):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _STYLES = ("-", "--", ":", "-.")
 _LEVEL_COLOURS = ("#dddddd", "#56b4e9", "#0072b2")
 _LONG = 24
 """Characters of a name in a figure."""
+SPAN = 0.1
+"""Least span of an axis of values, as a share of their mean: else noise fills the panel."""
 _PANELS = (
     ("loss", "loss"),
     ("rewards/margins", "reward margin"),
@@ -208,3 +211,13 @@ def one_line(name: str) -> str:
         name = f"{name[: _LONG // 2 - 1]}…{name[-_LONG // 2 :]}"
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
+
+
+def wide_enough(
+    limits: tuple[float, float], of_system: Mapping[str, Sequence[float]]
+) -> tuple[float, float]:
+    """The limits of an axis, moved apart where they span less than `SPAN` of the values' mean."""
+    low, high = limits
+    mean = statistics.fmean(value for values in of_system.values() for value in values)
+    apart = max(0.0, SPAN * abs(mean) - (high - low)) / 2
+    return low - apart, high + apart

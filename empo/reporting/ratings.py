@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from empo.raters.identity import marks
 from empo.reporting.markdown import interval, number, table
@@ -41,36 +41,53 @@ def ratings_section(results: Mapping[str, Any]) -> str:
     )
 
 
-def ratings_over_runs(report: Mapping[str, Any]) -> str:
-    """The raters side by side over several runs; `report` as of `over_runs.combine`.
+class Rated(NamedTuple):
+    """What one rater gives one system in a dimension, over runs."""
 
-    Empty where nobody was asked.
-    """
+    rater: str
+    dimension: str
+    ends: str
+    """Lowest and highest value of the dimension."""
+    system: str
+    value: Mapping[str, Any]
+    """Mean and sd over runs, `of` so many, and `runs`: label -> mean of that run, or None."""
+    rewarded: bool
+    """Whether the rater chose the system's replies or rewarded its training."""
+
+
+def rated(report: Mapping[str, Any]) -> list[Rated]:
+    """Every mean rating of a combined report, as of `over_runs.combine`, in the order of its systems."""
     start, end = "ratings.raters.", ".mean"
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    ends: dict[str, str] = {}
-    runs: dict[str, str] = {}
+    found = []
     for name, system in report["systems"].items():
         values = system["values"]
         for key, value in values.items():
-            if not (key.startswith(start) and key.endswith(end)) or value["mean"] is None:
-                continue
-            of = key.removesuffix(end)
-            rater, dimension = of.removeprefix(start).rsplit(".", 1)
-            low, high = (values[f"{of}.{which}"]["mean"] for which in ("low", "high"))
-            ends[dimension] = f"{dimension}, {low:g} to {high:g}"
-            runs[name] = str(value["of"])
-            spread = "" if value["sd"] is None else f" ± {number(value['sd'], 3)}"
-            own = f" {REWARD}" if rater in system["rewarded_by"] else ""
-            cells.setdefault((dimension, name), {})[rater] = (
-                f"{number(value['mean'], 3)}{spread}{own}"
-            )
-    if not cells:
+            if key.startswith(start) and key.endswith(end) and value["mean"] is not None:
+                of = key.removesuffix(end)
+                rater, dimension = of.removeprefix(start).rsplit(".", 1)
+                low, high = (values[f"{of}.{which}"]["mean"] for which in ("low", "high"))
+                own = rater in system["rewarded_by"]
+                found.append(Rated(rater, dimension, f"{low:g} to {high:g}", name, value, own))
+    return found
+
+
+def ratings_over_runs(report: Mapping[str, Any]) -> str:
+    """The raters side by side over several runs; empty where nobody was asked."""
+    found = rated(report)
+    if not found:
         return ""
-    raters = list(dict.fromkeys(rater for row in cells.values() for rater in row))
+    raters = list(dict.fromkeys(one.rater for one in found))
+    lines: dict[tuple[str, str], dict[str, Rated]] = {}
+    for one in found:
+        place = f"{one.dimension}, {one.ends}", one.system
+        lines.setdefault(place, {})[one.rater] = one
     rows = [
-        [ends[dimension], name, *(row.get(rater, "—") for rater in raters), runs[name]]
-        for (dimension, name), row in sorted(cells.items(), key=lambda item: item[0][0])
+        [
+            *place,
+            *(_cell(of.get(rater)) for rater in raters),
+            ", ".join(dict.fromkeys(str(one.value["of"]) for one in of.values())),
+        ]
+        for place, of in sorted(lines.items(), key=lambda line: line[0][0])
     ]
     return (
         "## Ratings\n\nMean rating, a column per rater; of levels, the mean by their probabilities. "
@@ -78,6 +95,13 @@ def ratings_over_runs(report: Mapping[str, Any]) -> str:
         f"comparisons; how ratings go with length, under what moves with length.{_note(rows)}\n\n"
         + table(["dimension", "system", *raters, "runs"], rows, left=2)
     )
+
+
+def _cell(one: Rated | None) -> str:
+    if one is None:
+        return "—"
+    spread = "" if one.value["sd"] is None else f" ± {number(one.value['sd'], 3)}"
+    return f"{number(one.value['mean'], 3)}{spread}{f' {REWARD}' if one.rewarded else ''}"
 
 
 def rewarding(results: Mapping[str, Any], system: str) -> set[str]:
@@ -96,6 +120,6 @@ def _note(rows: Sequence[Sequence[str]]) -> str:
         return ""
     return (
         f" {REWARD}: this rater chose the replies of the system, or rewarded its training, with the "
-        "same weights or model. What it gives them is the reward, and no measure: look at the other raters, at "
-        "the length, and below at equal length."
+        "same weights or model. What it gives them is the reward, and no measure: look at the other "
+        "raters, at the length, and below at equal length."
     )

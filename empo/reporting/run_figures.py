@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from empo.metrics.shared_exchanges import HUMAN
-from empo.reporting.figures import COLOURS, grid, legend, one_line, save_figure
+from empo.reporting.figures import COLOURS, grid, legend, one_line, save_figure, wide_enough
 from empo.reporting.point_names import name_points
-from empo.reporting.ratings_figure import rated, ratings_figure
+from empo.reporting.ratings import rated
+from empo.reporting.ratings_figure import ratings_figure
 from empo.reporting.run_counts import draw_distributions
 from empo.reporting.survey_figures import draw_survey
 from empo.untrusted import file_name
@@ -32,9 +33,6 @@ METRICS = {
 """Panels in their order: name and metric.value; the scores of language understanding follow."""
 
 PLANE = ("DIFF-EPITOME", "BERTScore F1", "NIDF")
-SPAN = 0.1
-"""Least span of an axis of values, as a share of their mean: else noise fills the panel."""
-
 _DASHES = ("--", ":", "-.")
 
 Series = Mapping[str, Mapping[str, Sequence[float]]]
@@ -194,16 +192,6 @@ def stability_figure(series: Series, path: str | Path) -> None:
         axes.set_ylabel(one_line(label))
         axes.set_ylim(wide_enough(axes.get_ylim(), of_system))
     save_figure(figure, path)
-
-
-def wide_enough(
-    limits: tuple[float, float], of_system: Mapping[str, Sequence[float]]
-) -> tuple[float, float]:
-    """The limits of an axis, moved apart where they span less than `SPAN` of the values' mean."""
-    low, high = limits
-    mean = statistics.fmean(value for values in of_system.values() for value in values)
-    apart = max(0.0, SPAN * abs(mean) - (high - low)) / 2
-    return low - apart, high + apart
 
 
 def _line(

@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from empo.rating import MECHANISMS
+from empo.reporting.figures import wide_enough
 from empo.reporting.run_figures import (
     draw_figures,
     panel_values,
@@ -11,7 +12,6 @@ from empo.reporting.run_figures import (
     plane_figure,
     stability_figure,
     sweep_figure,
-    wide_enough,
 )
 
 HOSTILE = "_a long $name^{ of a system | that nobody would choose"

@@ -42,6 +42,15 @@ class BoundedLoader(yaml.SafeLoader):
         self._open = 0
         self._measured: dict[yaml.Node, tuple[int, int]] = {}
 
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: yaml.Mark) -> list[str]:
+        """The parts of a quoted text; refused where an escape such as \\UFFFFFFFF is no character."""
+        try:
+            return super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError):  # of chr; YAML's own errors are none of these
+            raise Refused(
+                "an escape (\\x, \\u or \\U) is the number of no character.", self.get_mark()
+            ) from None
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         """The next node; refused where it is too deep, too large or stands within itself."""
         alias = self.check_event(yaml.AliasEvent)

@@ -28,6 +28,7 @@ from empo.raters.scoring_lm import ScoringLM
 from empo.raters.scoring_templates import load_templates
 from empo.raters.synthetic_pairs import parse_pairs
 from empo.records import UserError, read_json, write_json
+from empo.settings import load_yaml
 
 BY_NAME = {reader.name: reader for reader in READERS}
 
@@ -176,3 +177,10 @@ def test_levels_without_end_in_a_line_half_made_are_a_damaged_line(tmp_path: Pat
     partial = tmp_path / ".a.jsonl.partial"
     partial.write_text('{"key": ' + "[" * 100_000)
     assert _whole(partial.read_bytes()) is None
+
+
+def test_an_escape_that_is_no_character_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text('limit: 3\nmodel: "\\UFFFFFFFF"\n')
+    with pytest.raises(UserError, match=r"a.yaml, line 2: .*is the number of no character\."):
+        load_yaml(path)

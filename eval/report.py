@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from empo.reporting.run_folders import read_folders
     from empo.reporting.runs_report import (
         figures_section,
+        pairs_section,
         render_runs,
         settings_section,
         surveys_sections,
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             published, scores = report["published"], report["language_understanding"]
             beside = [understanding_section(scores, published=published)] if scores else []
             beside += surveys_sections(report)
-            beside += [settings_section(report["settings"]), figures_section(figures)]
+            beside += [settings_section(report["settings"]), pairs_section(report["pairs"])]
+            beside.append(figures_section(figures))
             write_report(
                 results,
                 output.parent,

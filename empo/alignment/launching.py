@@ -13,10 +13,8 @@ from empo.alignment.settings import (
     DEFAULTS,
     DPO_DEFAULTS,
     REWARD_DEFAULTS,
-    BaseSettings,
     DpoSettings,
     RewardSettings,
-    SftSettings,
 )
 from empo.records import UserError
 from empo.settings import resolve
@@ -24,13 +22,11 @@ from empo.settings import resolve
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-DEFAULTS_OF: dict[type, dict[str, Any]] = {
-    BaseSettings: DEFAULTS,
-    SftSettings: DEFAULTS,
-    DpoSettings: DPO_DEFAULTS,
-    RewardSettings: REWARD_DEFAULTS,
-}
-"""Settings of a recipe to the values below its YAML."""
+
+def defaults_of(settings: type) -> dict[str, Any]:
+    """The values below the YAML of a recipe with these settings."""
+    own = {DpoSettings: DPO_DEFAULTS, RewardSettings: REWARD_DEFAULTS}
+    return own.get(settings, DEFAULTS)
 
 
 def quiet_dependencies() -> None:
@@ -56,7 +52,7 @@ def parse_recipe(
         config,
         prog=f"recipes/{name}.py",
         description=description,
-        defaults=DEFAULTS_OF[settings],
+        defaults=defaults_of(settings),
     )
     launch = check_launch(args, ours.processes)
     check_options(args)

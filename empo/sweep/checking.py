@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from empo.alignment.launching import DEFAULTS_OF, check_options
+from empo.alignment.launching import check_options, defaults_of
 from empo.alignment.selection_settings import choose_best
 from empo.alignment.settings import BaseSettings, DpoSettings, RewardSettings, SftSettings
 from empo.measure import ResponsesSettings
@@ -130,7 +130,7 @@ def _training(
             {"dpo": DPOConfig, "reward": GRPOConfig}.get(recipe, SFTConfig),
             prog=step.script,
             description="",
-            defaults=DEFAULTS_OF[_SETTINGS[recipe]],
+            defaults=defaults_of(_SETTINGS[recipe]),
         )
         check_options(args)
         if recipe != "base":

@@ -203,7 +203,7 @@ READERS = [
         "results of the same responses", {"results.json": Sample("json", RESULTS | {"inputs": [GIVEN]})},
         _given, ("measure.refuse_other_results",), found="inputs that are no list of objects",
     ),
-    Reader("pairs of a training: manifest", {"manifest.json": Sample("json", MINED)}, _filed, ("pair_files.read_pair_files",)),
+    Reader("pairs of a training: manifest", {"manifest.json": Sample("json", MINED)}, _filed, ("pair_files.read_manifest",)),
     Reader("sampled pairs of a training: manifest", {"manifest.json": Sample("json", MINED | {"sampled": {"margin": None}})}, _filed, ("mining.filed_draws.FiledDraws._reply",)),
     Reader("sampled replies", {"a.jsonl": Sample("jsonl", SAMPLED)}, on("a.jsonl", _sampled), ("mining.sampled.SampledPairs.__init__",)),
     Reader("pairs of a training: rows", {"epoch-0.jsonl": Sample("jsonl", PAIR_ROWS)}, on("epoch-0.jsonl", lambda path: list(pair_files._read(path))), ("pair_files._read",)),

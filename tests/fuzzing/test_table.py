@@ -43,7 +43,7 @@ LEFT_OUT = {
     "harness.tasks.load_tasks": "lm-eval's TaskManager.load",
     "alignment.starting.policy_and_reference": "calls a function of its own named load",
     "raters.loading.load_rater": "calls the load of each kind of rater",
-    "sweep.commands._training_settings": "the YAML of a recipe, as in settings.load_yaml",
+    "sweep.commands.training_settings": "the YAML of a recipe, as in settings.load_yaml",
     "sweep.rounds.RoundsSettings.training": "the YAML of a recipe, as in settings.load_yaml",
     "sweep.rounds.write_sampled_pairs": "a manifest whose digest the step before has compared",
     "sweep.rounds.progress": "manifests whose digests the steps have compared",

@@ -108,6 +108,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
                 f"killed ({_first_line(error)}). The same command goes on from the last "
                 "complete checkpoint.",
                 1,
+                lost_another=True,
             )
             os._exit(code)  # what is left of the group may abort the process while it is taken down
         else:
@@ -148,21 +149,24 @@ def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _end(message: str, code: int) -> int:
+def _end(message: str, code: int, lost_another: bool = False) -> int:
     """Print why the command ends where this process is the one to say it; returns the code."""
-    if _speaks():
+    if _speaks(lost_another):
         who = f"process {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
         print(f"{who}{redacted(message)}", file=sys.stderr, flush=True)
     return code
 
 
-def _speaks() -> bool:
-    """Of the processes of a run the first to end; before they are joined, one per machine."""
+def _speaks(lost_another: bool) -> bool:
+    """Of the processes of a run the first to end; before they are joined, one per machine.
+
+    Where one was lost before they were joined, it may be the one that would have spoken.
+    """
     if _processes() == 1:
         return True
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_initialized():
-        return os.environ.get("LOCAL_RANK", "0") == "0"
+        return lost_another or os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         store = distributed.distributed_c10d._get_default_store()
         return store.add("empo/ended", 1) == 1
@@ -184,9 +188,15 @@ def _full_disk(error: Exception) -> str | None:
     )
 
 
+_OF_ONE_THAT_IS_GONE = (
+    *("Connection closed by peer", "Connection reset by peer", "gloo"),
+    "Connection was likely closed",  # the process that keeps the group's addresses, before all have met
+)
+
+
 def _lost_another(error: RuntimeError) -> bool:
     """Whether a collective failed because another process has ended."""
     text = str(error)
     return type(error).__name__ == "DistBackendError" or any(
-        sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "gloo")
+        sign in text for sign in _OF_ONE_THAT_IS_GONE
     )

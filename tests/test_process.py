@@ -201,13 +201,13 @@ ALL_FAIL = 'raise UserError("the oven is cold.")'
 ONE_IS_KILLED = "if dist.get_rank() == {rank}: os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def pair(folder: Path, body: str) -> list[tuple[int, str]]:
+def pair(folder: Path, body: str, script: str = JOINED) -> list[tuple[int, str]]:
     """Exit code and stderr of two joined processes."""
     port = free_port()
     processes = [
         start(
             folder,
-            JOINED.format(body=body),
+            script.format(body=body),
             RANK=str(rank),
             LOCAL_RANK=str(rank),
             WORLD_SIZE="2",
@@ -237,6 +237,25 @@ def test_what_all_processes_find_is_said_once(tmp_path: Path) -> None:
     ended = pair(tmp_path, ALL_FAIL)
     assert [code for code, _ in ended] == [2, 2]
     assert sum(error.count("error: the oven is cold.") for _, error in ended) == 1
+
+
+KEEPER_IS_KILLED = """
+import time
+import torch.distributed as dist
+if os.environ["RANK"] == "0":
+    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, True, wait_for_workers=False)
+    store.wait(["met"])
+    os.kill(os.getpid(), signal.SIGKILL)
+store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, False)
+store.set("met", "1")
+store.get("never")
+"""
+
+
+def test_a_process_that_is_killed_before_all_have_met_is_missed(tmp_path: Path) -> None:
+    ended = pair(tmp_path, "", KEEPER_IS_KILLED)
+    assert ended[0][0] == -signal.SIGKILL
+    assert ended[1][0] == 1 and "error: another process of this run is gone" in ended[1][1]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -107,7 +107,7 @@ class Judge:
                 parts.append(self._values(ratings))
                 bar.update(len(some))
         values = np.concatenate(parts)
-        united = self._united(values)
+        united = self.united(values)
         if self.length is not None:
             texts = [pair.response for pair in pairs]
             # replies that differ in nothing but rounding are ties
@@ -128,7 +128,8 @@ class Judge:
             columns.append(scores)
         return np.stack(columns, axis=1)
 
-    def _united(self, values: np.ndarray) -> np.ndarray:
+    def united(self, values: np.ndarray) -> np.ndarray:
+        """One number out of dimensions in native units, (n, D) to (n,), whatever the length."""
         if len(self.dimensions) == 1:
             return values[:, 0]
         of_name = {d.name: d for d in self.rater.dimensions}

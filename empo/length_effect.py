@@ -84,7 +84,7 @@ class LengthEffect:
             return None
         way = "longer" if self.correlation > 0 else "shorter"
         return (
-            f"the reward goes with the length of replies (correlation {self.correlation:.2f} on "
-            f"{self.n} replies): a policy can earn it by {way} replies alone. Set length_residual, and "
-            "compare at equal length."
+            f"the score goes with the length of replies (correlation {self.correlation:.2f} on {self.n} "
+            f"replies): {way} replies get more for their length alone, and what is chosen or rewarded "
+            "by it changes in length. Set length_residual, and compare at equal length."
         )

@@ -6,6 +6,7 @@ python recipes/dpo.py --help
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +155,12 @@ def training_draws(
     if not settings.pairs:
         return Draws(exchanges, table, seed), exchanges, rewarded_by(source)
     draws = FiledDraws(settings.pairs, exchanges, settings.rejected_per_prompt)
+    if os.environ.get("RANK", "0") == "0":
+        left, repeated = draws.facts["exchanges_without_pairs"], draws.facts["repeated_by_epoch"]
+        print(
+            f"{settings.pairs}: pairs of {len(draws.exchanges):,} exchanges, {left:,} have none and are "
+            f"left out; repeated from another epoch: {', '.join(f'{n:,}' for n in repeated)}"
+        )
     return draws, draws.exchanges, {"pairs": draws.facts, **rewarded_by(source, draws.selected_by)}
 
 

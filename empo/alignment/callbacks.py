@@ -96,12 +96,14 @@ class Progress(ProgressCallback):
             return
         if "eval_loss" in logs:
             self.training_bar.write(_evaluation_line(logs))
+        elif line := _reward_line(logs, state):
+            self.training_bar.write(line)
         elif "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
 
 
 class Lines(TrainerCallback):
-    """In place of the bar where nobody watches a terminal: a line per evaluation."""
+    """In place of the bar where nobody watches a terminal: a line per evaluation, or of rewards."""
 
     def on_log(
         self,
@@ -111,9 +113,13 @@ class Lines(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Print evaluations only."""
-        if state.is_world_process_zero and logs and "eval_loss" in logs:
+        """Print evaluations, and ten times in a run what is rewarded."""
+        if not state.is_world_process_zero or not logs:
+            return
+        if "eval_loss" in logs:
             print(_evaluation_line(logs), flush=True)
+        elif line := _reward_line(logs, state):
+            print(line, flush=True)
 
 
 def _evaluation_line(logs: dict[str, float]) -> str:
@@ -121,3 +127,12 @@ def _evaluation_line(logs: dict[str, float]) -> str:
     # adding 0 makes -0.0 a plain 0
     text = ", ".join(f"{key.removeprefix('eval_')} {round(logs[key], 4) + 0:.4f}" for key in keys)
     return f"epoch {logs.get('epoch', 0):.2f}, validation: {text}"
+
+
+def _reward_line(logs: dict[str, float], state: TrainerState) -> str | None:
+    """Reward, distance and length of the sampled replies, about ten times in a run; else None."""
+    if "reward" not in logs or state.global_step % max(1, state.max_steps // 10):
+        return None
+    shown = {"reward": "reward", "kl": "KL", "reply_characters": "characters"}
+    text = ", ".join(f"{name} {logs[key]:.3f}" for key, name in shown.items() if key in logs)
+    return f"step {state.global_step:,} of {state.max_steps:,}: {text}"

@@ -160,7 +160,7 @@ class RewardSettings(TuningSettings):
     weights: list[float] | None = option(
         None, help="their weights, in the same order (default: 1 each)"
     )
-    transform: str = option(
+    transform: Literal["expected", "score", "probability", "logit"] = option(
         "expected",
         help="expected (mean of the levels by their probabilities), score, probability or logit (of "
         "`level` or more)",

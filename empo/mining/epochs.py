@@ -67,7 +67,10 @@ class Mine:
         self.draws, self.exchanges = draws, exchanges
         self.candidates, self.rule, self.judge = candidates, rule, judge
         self.several = several
-        self.own = self._scores([(e, e.reply) for e in exchanges], "rating the human replies")
+        residual = judge is not None and judge.length is not None
+        self._at_equal_length = residual and rule.margin is not None
+        own = [(exchange, exchange.reply) for exchange in exchanges]
+        self.own, self._own_plain = self._scores(own, "rating the human replies")
         if judge is not None and np.isnan(self.own).all():
             raise UserError(
                 f"the rater gives no score to any of the {len(exchanges):,} human replies, so "
@@ -82,15 +85,19 @@ class Mine:
             for exchange, some in zip(self.exchanges, drawn, strict=True)
             for candidate in some
         ]
-        scores = self._scores(flat, f"rating candidates of epoch {number}")
+        scores, plain = self._scores(flat, f"rating candidates of epoch {number}")
         ends = np.cumsum([len(some) for some in drawn])
         rejected, reasons, widest = [], Counter(), []
-        for own, some, end in zip(self.own, drawn, ends, strict=True):
+        for own, own_plain, some, end in zip(self.own, self._own_plain, drawn, ends, strict=True):
             of_these = scores[end - len(some) : end]
-            places, reason = self.rule.places(own, of_these)
+            compared = of_these
+            if self._at_equal_length:  # and as they are: no pair is kept for its length alone
+                nearer = np.minimum(own - of_these, own_plain - plain[end - len(some) : end])
+                compared = own - nearer
+            places, reason = self.rule.places(own, compared)
             rejected.append([Rejected(some[i], float(of_these[i])) for i in places])
             reasons.update([reason] if reason else [])
-            widest.append(self.rule.widest(own, of_these))
+            widest.append(self.rule.widest(own, compared))
         facts = {
             "epoch": number,
             "drawn": len(flat),
@@ -112,12 +119,16 @@ class Mine:
                     row["similarity"] = round(one.candidate.similarity, 6)
                 yield row
 
-    def _scores(self, replies: Sequence[tuple[Exchange, str]], told: str) -> np.ndarray:
-        """Of every reply as one to the exchange's context; all NaN without a judge."""
+    def _scores(
+        self, replies: Sequence[tuple[Exchange, str]], told: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of every reply as one to the exchange's context, and with its length; NaN without a judge."""
         if self.judge is None:
-            return np.full(len(replies), np.nan)
+            nothing = np.full(len(replies), np.nan)
+            return nothing, nothing
         inputs = [RatingInput(exchange.context, text) for exchange, text in replies]
-        return self.judge.judged(inputs, told)[0]
+        found, values = self.judge.judged(inputs, told)
+        return found, self.judge.united(values)
 
     def _facts(self, rejected: Sequence[list[Rejected]], reasons: Counter[str]) -> dict[str, Any]:
         kept = [

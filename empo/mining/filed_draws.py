@@ -90,7 +90,7 @@ class FiledDraws:
         if epoch >= self.epochs:
             raise UserError(
                 f"{self.folder}: it has pairs of {self.epochs} epochs, and the training has more. "
-                "Draw more with `empo pairs --epochs`, or set num_train_epochs."
+                "Draw more with `empo pairs --epochs`, or set num_train_epochs (or max_steps) lower."
             )
         own = self._own[exchange_id]
         return self._rejected[epoch if epoch in own else own[epoch % len(own)]][exchange_id][k]

@@ -11,8 +11,9 @@ from empo.alignment.selection_settings import choose_best
 from empo.alignment.settings import BaseSettings, DpoSettings, RewardSettings, SftSettings
 from empo.measure import ResponsesSettings
 from empo.pairs import PairsSettings
+from empo.raters.folder import RaterConfig
 from empo.raters.identity import identities, refuse_same_weights
-from empo.records import UserError
+from empo.records import UserError, listed
 from empo.settings import parse, resolve
 from empo.suites import parse_with_suite
 from empo.sweep.commands import before_step, metrics_step, pairs_step, start_steps, train_step
@@ -44,7 +45,8 @@ def check(settings: SweepSettings) -> str:
     for cell in found:
         try:
             if pairs := pairs_step(settings, cell, settings.seeds[0]):
-                parse(pairs.argv, PairsSettings, prog="empo pairs", description="")
+                (asked,) = parse(pairs.argv, PairsSettings, prog="empo pairs", description="")
+                _raters(asked.rater or (), asked.rater_dimension, cell.name, problems)
         except UserError as error:
             _note(problems, cell.name, error)
         step = train_step(settings, cell, settings.seeds[0], model)
@@ -54,6 +56,8 @@ def check(settings: SweepSettings) -> str:
             chosen_by = settings.reward if needs_rater(cell.pairs or {}) else None
             given = _training(step, problems, chosen_by or ())
         model = model or given.get("model")
+    for name in ("rater", "reward"):
+        _raters(getattr(settings, name) or (), None, name, problems)
     start = start_steps(settings, model or "-")
     steps = [*start, metrics_step(settings, settings.seeds[0], found)]
     for step in steps:
@@ -67,6 +71,7 @@ def check(settings: SweepSettings) -> str:
                 measured = parse_with_suite(step.argv, ResponsesSettings, "responses", **told)
                 if "diff_epitome" in measured.asked and not measured.rater:
                     raise UserError("diff_epitome needs raters: give their folders as --rater.")
+                _raters(measured.ratings or (), None, step.kind, problems)
         except UserError as error:
             _note(problems, step.kind, error)
     if problems or model is None:
@@ -86,6 +91,7 @@ def check_rounds(settings: RoundsSettings) -> None:
         steps = round_steps(settings, 1)
     except UserError as error:
         raise _refusal("recipes/rounds.py", "rounds", _lines(error)) from None
+    _raters(settings.rater, settings.rater_dimension, "rater", problems)
     for step in steps:
         if step.kind == "samples":
             script = load_script(step.script)
@@ -98,6 +104,23 @@ def check_rounds(settings: RoundsSettings) -> None:
     if problems:
         told = [f"{where}: {line}" for line, (where, *_) in problems.items()]
         raise _refusal("recipes/rounds.py", "rounds", told)
+
+
+def _raters(
+    folders: Sequence[str],
+    dimensions: Sequence[str] | None,
+    where: str,
+    problems: dict[str, list[str]],
+) -> None:
+    """Open rater folders, and look for the dimensions that are asked of them."""
+    try:
+        there = [each.name for folder in folders for each in RaterConfig.read(folder).dimensions]
+    except UserError as error:
+        _note(problems, where, error)
+        return
+    if unknown := [name for name in dimensions or () if name not in there]:
+        told = f"the rater has no dimension {listed(unknown)}; it has: {', '.join(there)}."
+        _note(problems, where, UserError(told))
 
 
 def _rounds(step: Step, problems: dict[str, list[str]]) -> dict[str, Any]:

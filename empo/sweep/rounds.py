@@ -237,7 +237,8 @@ def progress(settings: RoundsSettings) -> str:
 
     The last one is sampled by nobody; its replies are for another rater to measure.
     """
-    rows = [("policy", "pairs", "score of all", "of the best", "characters of all", "of the best")]
+    columns = ("policy", "pairs", "score", "of the best", "characters", "of the best reply")
+    rows = [columns]
     for number in range(1, settings.rounds + 1):
         folder = Path(settings.output_dir) / f"round-{number}"
         chosen = read_object(folder / "samples.jsonl.manifest.json")["chosen"]

@@ -140,7 +140,7 @@ class Steps:
             if not self.keep_going:
                 raise UserError(
                     f"{step.key}: {_in_a_sweep(str(error))}\n"
-                    "What is done stays done: the same command goes on here."
+                    "What is done stays done; once this is mended, the same command goes on here."
                 ) from None
             text = _in_a_sweep(str(error)) if foreseen else traceback.format_exc()
             print(f"error: {step.key}: {text}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from function_raters import FunctionRater, interval
@@ -10,9 +11,11 @@ from small_corpus import corpus, draws_of
 
 from empo.choosing import Judge
 from empo.dialogues import Exchange
+from empo.length_effect import LengthEffect
 from empo.mining.candidates import Drawn
 from empo.mining.choice import Rule
 from empo.mining.epochs import Mine, fewest_pairs, require_enough
+from empo.rating import RatingInput
 from empo.records import Pair, UserError
 
 WORTH = interval("worth")
@@ -69,6 +72,19 @@ def test_a_margin_drops_and_counts() -> None:
     assert [row["id"] for row in mine.rows(epoch)] == ["u0", "u1"]
     assert all(row["score_chosen"] - row["score_rejected"] >= 10 for row in mine.rows(epoch))
     assert epoch.facts["exchanges_by_emotion"]["down"] == {"kept": 0, "of": 6}
+
+
+def test_at_equal_length_no_pair_is_kept_for_its_length_alone() -> None:
+    # the humans of the ups are 2 and 5 characters long, those of the downs 1: at 100 a character the
+    # downs lead by far at equal length, and their worth is below that of any up
+    judge = replace(worth(), length=LengthEffect(100.0, 1.0, 0.9, 9))
+    leads, lies = judge.judged([RatingInput("?", "5"), RatingInput("?", "50")], "t")[0]
+    assert leads > lies
+    for rule, kept in ((Rule("hardest"), 8), (Rule("hardest", margin=1.0), 0)):
+        mine = mined(corpus(2, 6), rule, 6, judge)
+        facts = mine.epoch(0).facts
+        assert facts["exchanges"] == kept
+    assert facts["dropped"] == {"margin": 8}
 
 
 def test_several_rejected_replies_are_a_pair_each() -> None:

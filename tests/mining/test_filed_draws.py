@@ -91,7 +91,7 @@ def test_a_training_of_more_epochs_is_refused(tmp_path: Path) -> None:
         filed.draw(2, "u0")
     assert str(error.value) == (
         f"{tmp_path / 'p'}: it has pairs of 2 epochs, and the training has more. Draw more with "
-        "`empo pairs --epochs`, or set num_train_epochs."
+        "`empo pairs --epochs`, or set num_train_epochs (or max_steps) lower."
     )
 
 

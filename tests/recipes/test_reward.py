@@ -138,7 +138,7 @@ def test_prompts_are_those_of_the_other_recipes(shelf: Shelf) -> None:
             ["--num_iterations", "2"],
             "replies that serve several optimizer steps are in no checkpoint",
         ),
-        (["--transform", "sum"], "transform: 'sum' is unknown"),
+        (["--transform", "sum"], "--transform: 'sum' does not fit"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

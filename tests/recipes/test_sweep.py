@@ -122,7 +122,9 @@ def test_another_setting_is_refused_with_the_cell_and_the_difference(
         sweep(path)
     assert str(error.value).startswith("lora_alpha=4, seed 42, train: ")
     assert "  - beta: 0.05 there, 0.5 now" in str(error.value)
-    assert str(error.value).endswith("What is done stays done: the same command goes on here.")
+    assert str(error.value).endswith(
+        "What is done stays done; once this is mended, the same command goes on here."
+    )
     written(done.parent, shelf)
 
 

@@ -126,7 +126,7 @@ def test_rounds_that_were_stopped_end_with_the_same_weights(
             {"overrides": {**OURS, "limit": 9}},
             "limit: DPO reads the first 9 dialogues (limit of",
         ),
-        ({"rater_dimension": ["cold"]}, "the rater has no dimension 'cold'"),
+        ({"rater_dimension": ["cold"]}, "rater: the rater has no dimension cold; it has: "),
         ({"rater": ["nowhere"]}, "rater: nowhere: no such folder."),
         ({"dpo_config": "no.yaml"}, "dpo_config: no.yaml: no such file."),
         ({"overrides": {"pairs": "x", "seed": 1}}, "overrides: seed, pairs is set by the rounds"),

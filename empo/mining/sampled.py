@@ -9,22 +9,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from empo.records import UserError, read_rows
 
 
+@with_config(strict=True)
 class _Reply(TypedDict):
     response: str
     score: float | None
     finished: bool
 
 
+@with_config(strict=True)
 class _BestOf(TypedDict):
     replies: list[_Reply]
 
 
+@with_config(strict=True)
 class _Row(TypedDict):
     id: str
     emotion: str

@@ -21,7 +21,7 @@ from pydantic import Field, FiniteFloat, PositiveInt
 
 from empo.corpora.dimensions import Strict, validated
 from empo.corpora.labelled import Example
-from empo.dialogues import Turn
+from empo.dialogues import Role, Turn
 from empo.raters.folder import RATER_CONFIG, RaterConfig, weights_digest
 from empo.raters.scoring_lm import KIND as BASE_KIND
 from empo.raters.scoring_lm import TEMPLATES, UNSAVED, Question, ScoringLM
@@ -273,7 +273,7 @@ class _Drawing(Strict):
 class _Anchor(Strict):
     id: str
     group: str
-    context: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    context: list[Annotated[tuple[Role, str], Field(strict=False)]]  # JSON has lists
     response: str
     labels: dict[str, FiniteFloat]
 

@@ -102,3 +102,8 @@ def test_a_training_takes_both_replies_from_the_files(tmp_path: Path) -> None:
     moved = Exchange("a", "sad", (Turn("user", "My dog died."),), "the human reply")
     with pytest.raises(UserError, match="another text in 'prompt'"):
         FiledDraws(tmp_path / "p", [moved], 1)
+
+
+def test_a_score_that_is_a_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 1, field 'best_of.replies.0.score'"):
+        sampled(tmp_path, row("a", ("x", "2.0"), ("y", 1.0)))  # type: ignore[arg-type]

@@ -115,7 +115,7 @@ def test_a_scoring_language_model_is_refused(
     [
         ("anchors.json", {"all": {}}, "a list of anchors is expected, not dict"),
         ("anchors.json", {"all": [POOL[0] | {"labels": {"warmth": "1"}}]}, "anchor 1, field 'labels.w"),
-        ("anchors.json", {"all": [POOL[0] | {"context": [["user"]]}]}, "anchor 1, field 'context.0'"),
+        ("anchors.json", {"all": [POOL[0] | {"context": [["user"]]}]}, "anchor 1, field 'context.0.1': Field required."),
         ("anchors.json", {"all": []}, "no anchor has a label of 'warmth'"),
         ("templates.json", {"texts": {"standard": "{label}"}}, "texts: contrastive is missing"),
         ("rater_config.json", {"settings": SETTINGS | {"anchors": None}}, "the anchors cannot be read"),

@@ -101,7 +101,7 @@ def _train(
     output: Path,
 ) -> dict[str, Any]:
     """One rater: all seeds and folds, the evaluation, the card."""
-    from empo.cards import rater_card
+    from empo.rater_cards import rater_card
     from empo.raters.cross_validation import cross_validate
     from empo.reporting.raters import plain_classes, plain_summary, write_rater_report
 

@@ -21,6 +21,7 @@ FLOORS = {
         "sqlite_file",
         "rating",
         "cards",
+        "rater_cards",
         "dialogues",
         "emotions",
         "hub",

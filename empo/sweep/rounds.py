@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from empo.choosing import Value
+from empo.judging import JudgeSettings
 from empo.mining.epochs import fewest_pairs
 from empo.mining.sampled import SampledPairs
 from empo.pair_files import write_pair_files
@@ -28,7 +29,7 @@ _OF_TRAINING = ("output_dir", "dialogues", "model", "seed", "pairs", "fresh")
 
 
 @dataclass(kw_only=True)
-class RoundsSettings:
+class RoundsSettings(JudgeSettings):
     """Settings of recipes/rounds.py."""
 
     output_dir: str = option(help="folder of the rounds: round-1, round-2, ...")
@@ -38,14 +39,12 @@ class RoundsSettings:
     samples: int = option(8, help="replies sampled per context and round")
     limit: int | None = option(None, help="sample for the first N exchanges only")
     rater: list[str] = option(help="rater folders that rank the samples; not those that measure")
-    rater_dimension: list[str] | None = option(
-        None, help="dimensions to rank by (default: the mean of all, each scaled by its range)"
-    )
-    rater_value: Value = option(
-        "expected", help="of a dimension: its score, or the mean of its levels by probabilities"
-    )
+    rater_value: Value = option("expected", help="score, or expected: it has fewer ties")
     length_residual: bool = option(
         True, help="rank at equal length: by what the score has beside the length of the reply"
+    )
+    rater_cache: str | None = option(
+        None, help="SQLite file with earlier ratings (default: ratings.sqlite in output_dir)"
     )
     margin: float | None = option(
         None, help="keep a pair only if score(best) - score(worst) is at least this"
@@ -143,7 +142,7 @@ def round_steps(settings: RoundsSettings, number: int) -> list[Step]:
         "rater": settings.rater,
         "rater_value": settings.rater_value,
         "length_residual": settings.length_residual,
-        "rater_cache": str(Path(settings.output_dir) / "ratings.sqlite"),
+        "rater_cache": settings.rater_cache or str(Path(settings.output_dir) / "ratings.sqlite"),
         **({"rater_dimension": settings.rater_dimension} if settings.rater_dimension else {}),
         **({"limit": settings.limit} if settings.limit else {}),
         **settings.generate,

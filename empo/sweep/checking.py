@@ -17,7 +17,7 @@ from empo.records import UserError, listed
 from empo.settings import parse, resolve
 from empo.suites import parse_with_suite
 from empo.sweep.commands import before_step, metrics_step, pairs_step, start_steps, train_step
-from empo.sweep.grid import SweepSettings, needs_rater, number_of_epochs
+from empo.sweep.grid import SweepSettings, needs_rater
 from empo.sweep.rounds import RoundsSettings, round_steps
 from empo.sweep.steps import Step, load_script
 
@@ -87,7 +87,6 @@ def check_rounds(settings: RoundsSettings) -> None:
     """Read the commands of a round as they will be read; UserError with all problems."""
     problems: dict[str, list[str]] = {}
     try:
-        number_of_epochs(settings.training)
         steps = round_steps(settings, 1)
     except UserError as error:
         raise _refusal("recipes/rounds.py", "rounds", _lines(error)) from None

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from empo.pair_files import write_pair_files
 from empo.records import UserError, file_facts, read_object
 from empo.runs import versions
 from empo.settings import load_yaml, option
-from empo.sweep.grid import words
+from empo.sweep.grid import number_of_epochs, words
 from empo.sweep.inputs import RUN, files_of, model_files
 from empo.sweep.steps import Step
 
@@ -103,16 +103,19 @@ class RoundsSettings(JudgeSettings):
             found.append("launch: start the rounds with python; they launch their trainings.")
         return found
 
-    @property
+    @cached_property
     def training(self) -> dict[str, Any]:
         """The settings of the DPO of every round."""
         return {**load_yaml(self.dpo_config), **self.overrides}
 
     @property
     def epochs(self) -> int:
-        """Epochs of every round's DPO, each with other rejected samples; UserError for part of one."""
-        epochs = self.training.get("num_train_epochs", 3)
-        if not isinstance(epochs, int | float) or epochs < 1 or epochs != int(epochs):
+        """Epochs of every round's DPO, each with other rejected samples.
+
+        Raises UserError for part of one, and as `number_of_epochs`.
+        """
+        epochs = number_of_epochs(self.training)
+        if epochs != int(epochs):
             raise UserError(
                 f"{self.dpo_config}: num_train_epochs is {epochs}; rounds train whole epochs, since "
                 "every epoch has its own pairs."
